@@ -1,0 +1,206 @@
+"""The pathways against values worked out by hand, independent float64 NumPy, and their own one-byte steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tilelli_nb import CausalConv, Router, TernaryFFN, TopKAttention, balance_loss, ternarize, topk_attention
+from tilelli_nb.attention import BlockedAttention
+from tilelli_nb.errors import ConfigError
+from tilelli_nb.router import router_confidence
+from tilelli_nb.ternary import TernaryLinear
+
+BACKENDS = ["reference", "blocked"]
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# Convolution
+
+def test_conv_by_hand():
+    conv = CausalConv(1, width=3).double()
+    conv.weight.data = torch.tensor([[100.0, 10.0, 1.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64).view(1, 4, 1)
+    assert conv(y).flatten().tolist() == [1, 12, 123, 234]
+
+
+def test_conv_equals_numpy_channel_by_channel():
+    conv, y = CausalConv(6, width=5).double(), draw(2, 11, 6)
+    conv.weight.data = draw(6, 5, seed=1)
+    expected = np.stack([np.stack([np.convolve(y[b, :, d], conv.weight[d].detach().numpy()[::-1])[:11]
+                                   for d in range(6)], axis=1) for b in range(2)])
+    assert np.abs(conv(y).detach().numpy() - expected).max() < 1e-12
+
+
+# Top-k attention
+
+GOLDEN = {1: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]], 2: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]],
+          3: [[1, 0], [.5, .5], [1.337425, 1], [1.834881, -.674404]]}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", GOLDEN)
+def test_attention_golden(backend, keep):
+    q, k, v = (torch.tensor(rows, dtype=torch.float64).view(1, 1, 4, 2) for rows in (
+        [[1, 0], [1, 1], [2, 0], [0, 1]], [[1, 0], [0, 1], [1, 0], [1, 1]], [[1, 0], [0, 1], [2, 2], [4, -4]]))
+    out = topk_attention(q, k, v, keep, backend)[0, 0]
+    assert (out - torch.tensor(GOLDEN[keep], dtype=torch.float64)).abs().max() < 1e-6
+
+
+def numpy_attention(q, k, v, keep):
+    """One query at a time, with Python's own sort: shares nothing with the package."""
+    B, H, T, D = q.shape
+    out = np.zeros((B, H, T, v.shape[-1]))
+    for b in range(B):
+        for h in range(H):
+            for t in range(T):
+                scores = [float(q[b, h, t] @ k[b, h, j]) / math.sqrt(D) for j in range(t + 1)]
+                threshold = sorted(scores, reverse=True)[:keep][-1]
+                weights = [math.exp(s - max(scores)) if s >= threshold else 0.0 for s in scores]
+                for j, w in enumerate(weights):
+                    out[b, h, t] += w / sum(weights) * v[b, h, j]
+    return out
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("T", [1, 2, 17, 65, 130])
+@pytest.mark.parametrize("keep", [1, 4, 16, 300])
+def test_attention_equals_numpy(backend, T, keep):
+    q, k, v = (draw(1, 2, T, 5, seed=s) for s in range(3))
+    out = topk_attention(q, k, v, keep, backend)
+    assert np.abs(out.numpy() - numpy_attention(q.numpy(), k.numpy(), v.numpy(), keep)).max() < 1e-10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ties_are_kept_and_the_mask_wins(backend):
+    q = k = torch.zeros(1, 1, 70, 3)  # every score is equal: all visible keys tie
+    v = torch.arange(70.0).view(1, 1, 70, 1)
+    out = topk_attention(q, k, v, keep=2, backend=backend).flatten()
+    assert torch.allclose(out, torch.arange(70.0) / 2)  # the mean of 0..t
+
+
+@pytest.mark.parametrize("T,keep", [(7, 3), (66, 4), (129, 16)])
+def test_blocked_gradients_equal_the_references(T, keep):
+    inputs = [draw(2, 3, T, 4, seed=s).requires_grad_() for s in range(3)]
+    grads = [torch.autograd.grad((topk_attention(*inputs, keep, backend) * draw(2, 3, T, 4, seed=9)).sum(), inputs)
+             for backend in BACKENDS]
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).abs().max() < 1e-12
+
+
+def test_blocked_gradients_equal_finite_differences():
+    inputs = [draw(1, 1, 6, 3, seed=s).requires_grad_() for s in range(3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: BlockedAttention.apply(q, k, v, 2), inputs, eps=1e-7)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_in_nan_out(backend):
+    q, k, v = draw(1, 1, 5, 2), draw(1, 1, 5, 2, seed=1), draw(1, 1, 5, 2, seed=2)
+    q[0, 0, 3] = math.nan
+    out = topk_attention(q, k, v, 2, backend)[0, 0]
+    assert out[3].isnan().all() and not out[[0, 1, 2, 4]].isnan().any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bf16_inputs_are_compared_in_fp32(backend):
+    q, k, v = (draw(1, 2, 40, 8, seed=s).bfloat16() for s in range(3))
+    out = topk_attention(q, k, v, 4, backend)
+    expected = topk_attention(q.double(), k.double(), v.double(), 4, "reference")
+    assert out.dtype == torch.bfloat16 and (out.double() - expected).abs().max() < 0.03
+
+
+def test_unknown_backend_and_keep_zero_are_errors():
+    q = draw(1, 1, 2, 2)
+    with pytest.raises(ConfigError, match="backend"):
+        topk_attention(q, q, q, 2, "fast")
+    with pytest.raises(ConfigError, match="keep = 0"):
+        topk_attention(q, q, q, 0)
+
+
+# Ternary
+
+def test_ternarize_golden():
+    codes, scale = ternarize(torch.tensor([[.9, -.2, .05], [-1.1, .4, 0]]))
+    assert codes.tolist() == [[1, 0, 0], [-1, 1, 0]]
+    assert abs(scale.item() - .441667) < 1e-6
+
+
+def test_halves_round_to_even_and_zeros_stay_finite():
+    codes, _ = ternarize(torch.tensor([0.5, 1.5, -0.5, -1.5]))  # scale 1: 0.5 rounds to 0, 1.5 to 2, clamped to 1
+    assert codes.tolist() == [0, 1, 0, -1]
+    codes, scale = ternarize(torch.zeros(3))
+    assert codes.tolist() == [0, 0, 0] and scale.item() == pytest.approx(1e-5)
+
+
+def test_the_straight_through_gradient_is_that_of_the_ternary_weight():
+    layer, x = TernaryLinear(4, 3).double(), draw(5, 4)
+    layer.weight.data = draw(3, 4, seed=1)
+    codes, scale = ternarize(layer.weight.detach())
+    out = layer(x)
+    assert torch.equal(out, x @ (codes * scale).T)
+    upstream = draw(5, 3, seed=2)
+    (out * upstream).sum().backward()
+    assert torch.allclose(layer.weight.grad, upstream.T @ x, atol=1e-12)
+
+
+def test_the_used_weight_has_three_values_and_its_zero_share():
+    layer = TernaryLinear(50, 40)
+    layer.weight.data = draw(40, 50).float()
+    w = layer.ternary_weight()
+    assert len(w.unique()) == 3
+    assert layer.zero_share() == pytest.approx((w == 0).float().mean().item())
+
+
+# Router
+
+def test_router_starts_even_and_sums_to_one():
+    router = Router(8).double()
+    assert torch.allclose(router(draw(2, 3, 8)), torch.full((2, 3, 3), 1 / 3, dtype=torch.float64))
+    router.weight.data = draw(3, 8, seed=1)
+    logits = draw(4, 8, seed=2).numpy() @ router.weight.detach().numpy().T
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert np.abs(router(draw(4, 8, seed=2)).detach().numpy() - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("p,value", [([[1, 0, 0]] * 4, 2.0), ([[1 / 3] * 3] * 4, 0.0), ([[.5, .3, .2], [.1, .6, .3]], .065)])
+def test_balance_golden(p, value):
+    assert balance_loss(torch.tensor([p], dtype=torch.float64)).item() == pytest.approx(value, abs=1e-12)
+
+
+def test_balance_is_per_sequence_and_ignores_padding():
+    one_sided = torch.tensor([[[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2])  # even over the batch, not within a sequence
+    assert balance_loss(one_sided).item() == pytest.approx(2)
+    p = torch.tensor([[[.5, .3, .2], [.1, .6, .3], [1.0, 0, 0]]])
+    assert balance_loss(p, torch.tensor([[True, True, False]])).item() == pytest.approx(.065, abs=1e-6)
+
+
+def test_confidence_golden():
+    assert router_confidence(torch.tensor([.7, .2, .1], dtype=torch.float64)).item() == pytest.approx(.270153, abs=1e-6)
+    assert router_confidence(torch.tensor([1.0, 0, 0])).item() == 1
+    assert router_confidence(torch.full((3,), 1 / 3, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-12)
+
+
+# forward and step agree
+
+def pathway(name):
+    module = {"conv": lambda: CausalConv(12), "attention": lambda: TopKAttention(12, 3, keep=4),
+              "ffn": lambda: TernaryFFN(12)}[name]().double()
+    for i, parameter in enumerate(module.parameters()):
+        parameter.data = draw(*parameter.shape, seed=i + 3)
+    return module, ((40,) if name == "attention" else ())
+
+
+@pytest.mark.parametrize("name", ["conv", "attention", "ffn"])
+@pytest.mark.parametrize("read_first", [0, 1, 3, 20])
+def test_step_agrees_with_forward(name, read_first):
+    module, context = pathway(name)
+    y = draw(2, 40, 12)
+    with torch.no_grad():
+        whole, state = module(y), module.new_state(2, *context)
+        parts = [module(y[:, :read_first], state)] if read_first else []
+        parts += [module.step(y[:, t], state)[:, None] for t in range(read_first, 40)]
+    assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-10

@@ -1,0 +1,133 @@
+"""Pathway 2: sparse attention. Each query keeps its k best visible scores and forgets the rest."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .errors import ConfigError
+
+ROWS = 64  # queries per block of the blocked version: large enough for the matrix product, small enough for the cache
+
+
+def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str = "auto") -> Tensor:
+    """Causal attention over the `keep` best visible keys of each query; ties at the threshold are all kept.
+
+    q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and differentiable all the way),
+    "blocked" (the same on the CPU in less than half the time) or "auto". Scores and softmax are in fp32 or better.
+    Raises ConfigError for an unknown backend or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
+    """
+    if keep < 1:
+        raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more; the recipe's is 16")
+    if backend == "auto":
+        backend = "blocked" if q.device.type == "cpu" else "reference"
+    if backend == "reference":
+        return reference_attention(q, k, v, keep)
+    if backend == "blocked":
+        return BlockedAttention.apply(q, k, v, keep)
+    raise ConfigError(f"unknown attention backend {backend!r}", 'use "auto", "reference" or "blocked"')
+
+
+def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
+    """The rule, line by line; shapes as in topk_attention."""
+    T = q.shape[2]
+    scores = at_least_fp32(q) @ at_least_fp32(k).transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    visible = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+    scores = scores.masked_fill(~visible, -math.inf)
+    kth = scores.topk(min(keep, T)).values[..., -1:]  # (B, H, T, 1); -inf where fewer than `keep` are visible
+    weights = scores.masked_fill(scores < kth, -math.inf).softmax(-1)
+    return weights.to(v.dtype) @ v
+
+
+class BlockedAttention(torch.autograd.Function):
+    """The same rule, 64 queries at a time against only the keys that they can see, with its backward by hand."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
+        out, all_weights = torch.empty_like(v, memory_format=torch.contiguous_format), []
+        q32, k32 = at_least_fp32(q) / math.sqrt(q.shape[-1]), at_least_fp32(k).contiguous()
+        for rows in row_blocks(q.shape[2]):
+            seen = slice(0, rows.stop)
+            scores = q32[:, :, rows] @ k32[:, :, seen].transpose(-2, -1)  # (B, H, rows, seen)
+            size = rows.stop - rows.start
+            future = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
+            scores[..., rows].masked_fill_(future, -math.inf)
+            kth = scores.topk(min(keep, rows.stop), sorted=False).values.amin(-1, keepdim=True)
+            weights = scores.masked_fill_(scores < kth, -math.inf).softmax(-1).to(v.dtype)
+            out[:, :, rows] = weights @ v[:, :, seen]
+            all_weights.append(weights)
+        ctx.save_for_backward(q, k, v, out, *all_weights)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out: Tensor):
+        """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
+        q, k, v, out, *all_weights = ctx.saved_tensors
+        scale = 1 / math.sqrt(q.shape[-1])
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
+        for rows, weights in zip(row_blocks(q.shape[2]), all_weights, strict=True):
+            seen = slice(0, rows.stop)
+            d_weights = d_out[:, :, rows] @ v[:, :, seen].transpose(-2, -1)
+            d_scores = d_weights.sub_(shrink[:, :, rows]).mul_(weights).mul_(scale)
+            dq[:, :, rows] = d_scores @ k[:, :, seen]
+            dk[:, :, seen] += d_scores.transpose(-2, -1) @ q[:, :, rows]
+            dv[:, :, seen] += weights.transpose(-2, -1) @ d_out[:, :, rows]
+        return dq, dk, dv, None
+
+
+def row_blocks(T: int) -> list[slice]:
+    """0..T in slices of at most ROWS."""
+    return [slice(start, min(start + ROWS, T)) for start in range(0, T, ROWS)]
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """fp16 and bf16 become fp32; fp32 and float64 stay what they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class KeyValues:
+    """What the attention of one block remembers: keys and values of the window so far, preallocated."""
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v  # (B, H, context, D_h) each
+        self.length = 0
+
+
+class TopKAttention(nn.Module):
+    """Multi-head top-k attention. One matrix makes q, k and v; the heads are joined without an output projection."""
+
+    def __init__(self, d_model: int, n_heads: int, keep: int, backend: str = "auto") -> None:
+        super().__init__()
+        self.n_heads, self.keep, self.backend = n_heads, keep, backend
+        self.weight = nn.Parameter(torch.empty(3 * d_model, d_model))  # rows: q, then k, then v
+
+    def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for `step`."""
+        B, T, D = y.shape
+        qkv = F.linear(y, self.weight).view(B, T, 3, self.n_heads, D // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D_h) each
+        if state is not None:
+            state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
+        out = topk_attention(q, k, v, self.keep, self.backend)
+        return out.transpose(1, 2).reshape(B, T, D)
+
+    def new_state(self, batch: int, context: int) -> KeyValues:
+        """Room for `context` keys and values."""
+        shape = (batch, self.n_heads, context, self.weight.shape[1] // self.n_heads)
+        return KeyValues(self.weight.new_zeros(shape), self.weight.new_zeros(shape))
+
+    def step(self, y_t: Tensor, state: KeyValues) -> Tensor:
+        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to `state`."""
+        B, D = y_t.shape
+        q, k, v = F.linear(y_t, self.weight).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)  # (B, H, 1, D_h)
+        t = state.length
+        state.k[:, :, t:t + 1], state.v[:, :, t:t + 1], state.length = k, v, t + 1
+        scores = q @ state.k[:, :, :t + 1].transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, 1, t+1)
+        if t + 1 > self.keep:
+            kth = scores.topk(self.keep, sorted=False).values.amin(-1, keepdim=True)
+            scores = scores.masked_fill(scores < kth, -math.inf)
+        return (scores.softmax(-1) @ state.v[:, :, :t + 1]).reshape(B, D)

@@ -1,0 +1,105 @@
+"""Files that are either whole or refused: safetensors with a checksum, written beside the target and renamed."""
+
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .errors import CheckpointError
+from .records import write_atomic
+
+WEIGHTS = Path(__file__).parent / "weights"
+MODEL_FILE = "model.safetensors"
+NO_DIGEST = b"0" * 64
+DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Tensors and JSON metadata in one safetensors file that carries the sha256 of itself (with the digest zeroed)."""
+    texts = {"sha256": NO_DIGEST.decode(), "tilelli": json.dumps(metadata, sort_keys=True)}
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, texts)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    start = DIGEST.search(data).start(1)
+    write_atomic(path, b"".join((data[:start], digest, data[start + 64:])))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of write_tensors. Raises CheckpointError for a file that is missing, foreign, truncated or altered."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", "check the path and its permissions") from None
+    header = data[8:8 + int.from_bytes(data[:8], "little")]
+    found = DIGEST.search(header)
+    if found is None:
+        raise CheckpointError(f"{path.name} is not a checkpoint of this book" + pickle_hint(data),
+                              "use a .safetensors file that save_pretrained or a training run wrote; nothing is unpickled")
+    start = 8 + found.start(1)
+    whole = hashlib.sha256(data[:start])
+    whole.update(NO_DIGEST)
+    whole.update(memoryview(data)[start + 64:])
+    if whole.hexdigest().encode() != found[1]:
+        raise CheckpointError(f"{path.name} is damaged: its checksum does not match its {len(data):,} bytes",
+                              "fetch or write it again; a training run falls back to the checkpoint before it")
+    tensors = safetensors.torch.load(data)
+    with safetensors.safe_open(path, "pt") as file:
+        return tensors, json.loads(file.metadata()["tilelli"])
+
+
+def pickle_hint(data: bytes) -> str:
+    """PyTorch's own files are zip archives (or bare pickles) and could run code when loaded."""
+    return " but a pickle" if data[:2] == b"PK" or data[:1] == b"\x80" else ""
+
+
+def save_model(folder: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """model.safetensors, which holds everything, and config.json for people and hubs to read."""
+    folder = Path(folder)
+    write_tensors(folder / MODEL_FILE, tensors, metadata)
+    write_atomic(folder / "config.json", json.dumps(metadata["config"], indent=2).encode() + b"\n")
+
+
+def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and metadata of a bundled name, a folder with model.safetensors, or a run folder with checkpoints."""
+    folder = resolve(name)
+    if (folder / MODEL_FILE).is_file():
+        return read_tensors(folder / MODEL_FILE)
+    found = newest_good(folder / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{folder.name} holds no {MODEL_FILE} and no checkpoint", "name the folder of a finished run")
+    tensors, metadata = found
+    return {key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")}, metadata
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a model. Names that begin with tilelli/ are bundled; everything else is a path."""
+    text = str(name)
+    bundled = sorted(f"tilelli/{path.parent.name}" for path in WEIGHTS.glob(f"*/{MODEL_FILE}"))
+    if text in bundled:
+        return WEIGHTS / text.removeprefix("tilelli/")
+    if text.startswith("tilelli/"):
+        config = text.removeprefix("tilelli/").replace("-", "_")
+        raise CheckpointError(f"{text} is not bundled with this version (bundled: {', '.join(bundled) or 'none'})",
+                              f"train it: `tilelli train --config {config} --corpus NAME`, then load the run's folder")
+    path = Path(name)
+    if path.is_file():
+        raise CheckpointError(f"{path.name} is a file", "name the folder that holds model.safetensors")
+    if not path.is_dir():
+        raise CheckpointError(f"there is no model {text!r}", f"use {' or '.join(bundled)}, or the folder of a run")
+    return path
+
+
+def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint in `folder` that is whole, with a warning for each newer one that is not; None if none is."""
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            return read_tensors(path)
+        except CheckpointError as error:
+            warnings.warn(f"{error.problem}; trying the one before it", stacklevel=2)
+    return None

@@ -1,0 +1,35 @@
+"""Pathway 1: local convolution. Each channel mixes the present byte with the four before it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution without bias or activation.
+
+    `weight` is (D, width); the last column multiplies the present byte, the first the oldest one that is heard.
+    """
+
+    def __init__(self, d_model: int, width: int = 5) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(d_model, width))
+
+    def forward(self, y: Tensor, state: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). With a `state`, leaves in it what `step` needs to go on from here."""
+        T = y.shape[1]
+        past = F.pad(y, (0, 0, self.width - 1, 0))  # (B, width-1+T, D): zeros stand before the first byte
+        if state is not None:
+            state.copy_(past[:, T:])
+        return sum(past[:, j:j + T] * self.weight[:, j] for j in range(self.width))
+
+    def new_state(self, batch: int) -> Tensor:
+        """The inputs that are still heard, (B, width-1, D), oldest first."""
+        return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[0])
+
+    def step(self, y_t: Tensor, state: Tensor) -> Tensor:
+        """One byte: (B, D) -> (B, D). Updates `state` in place."""
+        heard = torch.cat([state, y_t[:, None]], dim=1)  # (B, width, D)
+        state.copy_(heard[:, 1:])
+        return torch.einsum("bwd,dw->bd", heard, self.weight)

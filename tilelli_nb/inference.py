@@ -1,0 +1,208 @@
+"""Inference: from logits to bytes, one at a time, with states instead of re-reading the window for each."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import GenerationError, TokenError
+from .tokenizer import ByteTokenizer
+
+
+def window_start(n: int, context: int = 256) -> int:
+    """Where the window starts when n bytes have been read: when it is full, its last half is kept.
+
+    >>> [window_start(n) for n in (256, 257, 384, 385, 513)]
+    [0, 128, 128, 256, 384]
+    """
+    half = context // 2
+    return 0 if n <= context else half * math.ceil((n - context) / half)
+
+
+@dataclass
+class State:
+    """Between two bytes: the blocks' memories and the bytes of the window, from which they can be built again."""
+
+    blocks: list[Any]
+    window: Tensor  # (B, context) long
+    length: int = field(default=0)
+
+
+def step(lm, x_t: Tensor, state: State) -> Tensor:
+    """One more byte of each row, (B,) -> logits (B, 256). A full window keeps its last half, renumbered from 0."""
+    context = state.window.shape[1]
+    if state.length == context:
+        prefill(lm, state.window[:, context - context // 2:].clone(), state)
+    state.window[:, state.length] = x_t
+    state.length += 1
+    return lm.step_blocks(x_t, state.length - 1, state.blocks)
+
+
+def prefill(lm, ids: Tensor, state: State) -> Tensor:
+    """Reads (B, n) bytes at once, from position 0, and leaves `state` as n steps would. Logits of the next: (B, 256)."""
+    h, _ = lm.hidden(ids, state.blocks)
+    state.length = ids.shape[1]
+    state.window[:, :state.length] = ids
+    return lm.logits(h[:, -1])
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next byte is drawn. Raises GenerationError for a setting outside its range."""
+
+    max_new: int = 128                # bytes at most
+    temperature: float = 0.8          # 0 is greedy
+    top_k: int | None = None          # only the k most probable bytes
+    top_p: float | None = None        # only the most probable bytes that together reach p
+    seed: int | None = None           # None: a new one every time
+    stop: tuple[int, ...] = (0,)      # bytes that end the text; they are not part of it
+
+    def __post_init__(self) -> None:
+        limits = [
+            (self.max_new >= 0, "max_new", "0 or more bytes"),
+            (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more; 0.8 is a good start"),
+            (self.top_k is None or self.top_k >= 1, "top_k", "1 to 256, or None"),
+            (self.top_p is None or 0 < self.top_p <= 1, "top_p", "more than 0 and at most 1, or None"),
+            (self.seed is None or 0 <= self.seed < 2 ** 62, "seed", "0 or more, or None"),
+            (all(0 <= byte < 256 for byte in self.stop), "stop", "bytes between 0 and 255"),
+        ]
+        for fine, name, fix in limits:
+            if not fine:
+                raise GenerationError(f"{name} = {getattr(self, name)}", f"{name} is {fix}")
+
+    def generator(self, row: int) -> torch.Generator:
+        """Row i of a batch has its own generator, so that it does not depend on its neighbours."""
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed((self.seed * 1_000_003 + row) % 2 ** 63)
+        return generator
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (256,) of the next byte -> probabilities (256,) after temperature, top-k and top-p, in that order."""
+    logits = logits.detach().double().cpu() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -math.inf)
+    p = logits.softmax(-1)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered, order = p.sort(descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered  # a byte stays while those before it have not reached top_p
+        p = torch.zeros_like(p).scatter(0, order, ordered.masked_fill(before >= sampling.top_p, 0))
+        p = p / p.sum()
+    return p
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next byte from logits (256,)."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))
+
+
+@torch.no_grad()
+def read(lm, ids: Sequence[int], rows: int) -> tuple[State, Tensor]:
+    """Reads prompts of equal length, (rows * n ids), as the context rule has it: the state and logits (rows, 256)."""
+    context = lm.config.model.context
+    prompt = torch.tensor(ids, dtype=torch.long, device=lm.token.weight.device).view(rows, -1)
+    if prompt.shape[1] == 0:
+        prompt = prompt.new_zeros(rows, 1)  # an empty prompt is an implied byte 0
+    state = lm.new_state(rows)
+    return state, prefill(lm, prompt[:, window_start(prompt.shape[1], context):], state)
+
+
+@torch.no_grad()
+def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator[int]:
+    """Yields the new bytes of one prompt as they are drawn, without the stop byte."""
+    ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
+    generator = sampling.generator(row)
+    state, logits = None, None
+    for _ in range(sampling.max_new):
+        if state is None:
+            state, logits = read(lm, ids, 1)
+        else:
+            logits = lm.step(torch.tensor([byte], device=state.window.device), state)
+        byte = draw(logits[0], sampling, generator)
+        if byte in sampling.stop:
+            return
+        yield byte
+
+
+def generate(lm, ids: Sequence, sampling: Sampling) -> list:
+    """One prompt (ids) -> prompt + new bytes. A list of prompts -> a list of those; equal lengths share their steps."""
+    if not ids or not isinstance(ids[0], (list, tuple, bytes)):
+        return [*ids, *stream(lm, ids, sampling)]
+    by_length: dict[int, list[int]] = {}
+    for row, prompt in enumerate(ids):
+        ByteTokenizer().to_bytes(prompt)
+        by_length.setdefault(len(prompt), []).append(row)
+    out = [list(prompt) for prompt in ids]
+    for rows in by_length.values():
+        generate_rows(lm, out, rows, sampling)
+    return out
+
+
+@torch.no_grad()
+def generate_rows(lm, out: list[list[int]], rows: list[int], sampling: Sampling) -> None:
+    """Appends new bytes to out[row] for the given rows, whose prompts have equal length."""
+    if sampling.max_new == 0:
+        return
+    generators = [sampling.generator(row) for row in rows]
+    running = [True] * len(rows)
+    state, logits = read(lm, [byte for row in rows for byte in out[row]], len(rows))
+    for i in range(sampling.max_new):
+        drawn = [draw(logits[j], sampling, generators[j]) if running[j] else 0 for j in range(len(rows))]
+        running = [alive and byte not in sampling.stop for alive, byte in zip(running, drawn, strict=True)]
+        for row, byte, alive in zip(rows, drawn, running, strict=True):
+            if alive:
+                out[row].append(byte)
+        if not any(running):
+            return
+        if i + 1 < sampling.max_new:
+            logits = lm.step(torch.tensor(drawn, device=state.window.device), state)
+
+
+@torch.no_grad()
+def score(lm, text: str | bytes, sliding: bool = False) -> float:
+    """Bits per byte of byte 0 + text: in chunks whose context begins with the chunk, or by the sliding context rule.
+
+    Raises TokenError for an empty text.
+    """
+    ids = ByteTokenizer().encode(text)
+    if not ids:
+        raise TokenError("an empty text has no bytes to score", "pass at least one byte")
+    nats = log_probs(lm, torch.tensor([0, *ids], dtype=torch.long), sliding).sum().item()
+    return -nats / math.log(2) / len(ids)
+
+
+@torch.no_grad()
+def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tensor:
+    """Log-probabilities in nats, float64 (n,), of stream[1:] given what comes before: stream (n+1,) long.
+
+    sliding: by the context rule, each byte sees 129 to 256 before it (once there are that many). Otherwise in chunks.
+    """
+    was_training, context = lm.training, lm.config.model.context
+    lm.eval()
+    stride = context // 2 if sliding else context
+    n = len(stream) - 1
+    starts = list(range(0, max(n - context, 0) + stride, stride)) if sliding else list(range(0, n, stride))
+    out = torch.empty(n, dtype=torch.float64)
+    for first in range(0, len(starts), batch):
+        group = starts[first:first + batch]
+        windows = torch.zeros(len(group), context, dtype=torch.long)
+        for row, start in zip(windows, group, strict=True):
+            piece = stream[start:min(start + context, n)]
+            row[:len(piece)] = piece  # what follows the end is never read: the model is causal
+        logits = lm(windows.to(lm.token.weight.device)).float() if lm.token.weight.dtype != torch.float64 else lm(windows)
+        all_logp = F.log_softmax(logits, -1).double().cpu()
+        for logp, start in zip(all_logp, group, strict=True):
+            skip = context - stride if start else 0  # a later window predicts only what the one before it did not
+            targets = stream[start + skip + 1:min(start + context, n) + 1]
+            out[start + skip:start + skip + len(targets)] = logp[skip:skip + len(targets)].gather(1, targets[:, None])[:, 0]
+    lm.train(was_training)
+    return out

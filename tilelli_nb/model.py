@@ -1,0 +1,206 @@
+"""The model: bytes in, logits of the next byte out. Six (or four) routed blocks between two matrices."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checkpoint, inference
+from .attention import KeyValues, TopKAttention
+from .config import Config, ModelConfig
+from .conv import CausalConv
+from .errors import CheckpointError, TokenError
+from .router import Router, sequence_balance
+from .ternary import TernaryFFN, TernaryLinear
+
+IGNORE = -100  # a target that is not predicted
+VOCAB = 256
+
+
+class BlockState(NamedTuple):
+    """What the three pathways of one block remember between bytes."""
+
+    conv: Tensor
+    attention: KeyValues
+    ffn: tuple[Tensor, Tensor]
+
+
+class RoutedBlock(nn.Module):
+    """x + p_conv conv(y) + p_attention attention(y) + p_ffn ffn(y) with y = LayerNorm(x) and p = router(y)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.d_model)
+        self.router = Router(config.d_model)
+        self.conv = CausalConv(config.d_model, config.conv_width)
+        self.attention = TopKAttention(config.d_model, config.n_heads, config.keep)
+        self.ffn = TernaryFFN(config.d_model, config.ffn_expand)
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) -> the same, and the router's p (B, T, 3)."""
+        y = self.norm(x)
+        p = self.router(y)
+        conv, attention, ffn = state or (None, None, None)
+        return mix(x, p, self.conv(y, conv), self.attention(y, attention), self.ffn(y, ffn)), p
+
+    def new_state(self, batch: int, context: int) -> BlockState:
+        return BlockState(self.conv.new_state(batch), self.attention.new_state(batch, context), self.ffn.new_state(batch))
+
+    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, Tensor]:
+        """One byte: (B, D) -> (B, D) and p (B, 3). Updates `state` in place."""
+        y = self.norm(x_t)
+        p = self.router(y)
+        return mix(x_t, p, self.conv.step(y, state.conv), self.attention.step(y, state.attention),
+                   self.ffn.step(y, state.ffn)), p
+
+
+def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
+    """The residual and the weighted sum of the pathways, (..., D) each; p is (..., 3)."""
+    p_conv, p_attention, p_ffn = p.split(1, dim=-1)
+    return x + p_conv * conv + p_attention * attention + p_ffn * ffn
+
+
+class LossTerms(NamedTuple):
+    """Sums, so that micro-batches of different sizes add up exactly."""
+
+    nats: Tensor       # cross-entropy, summed over the predicted bytes
+    predicted: Tensor  # how many bytes were predicted
+    balance: Tensor    # balance loss, averaged over blocks and summed over sequences
+    use: Tensor        # (blocks, 3): the router's p, averaged over bytes and summed over sequences
+
+
+class TilelliLM(nn.Module):
+    """The byte-level language model. Build it from a Config, or load it with `from_pretrained`."""
+
+    def __init__(self, config: Config, seed: int | None = None) -> None:
+        """Weights are drawn from `seed` (the configuration's unless given) and leave the global generator alone."""
+        super().__init__()
+        self.config = config
+        c = config.model
+        with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation, which init_weights replaces
+            self.token = nn.Embedding(VOCAB, c.d_model)
+            self.position = nn.Embedding(c.context, c.d_model)
+            self.blocks = nn.ModuleList(RoutedBlock(c) for _ in range(c.n_blocks))
+            self.norm = nn.LayerNorm(c.d_model)
+            self.output = nn.Linear(c.d_model, VOCAB, bias=False)
+        self.init_weights(torch.Generator().manual_seed(config.train.seed if seed is None else seed))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Normal: embeddings 0.02, linear maps fan_in^-0.5, convolution width^-0.5. The router stays at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.normal_(0, 0.02, generator=generator)
+            elif isinstance(module, (nn.Linear, TernaryLinear, TopKAttention, CausalConv)):
+                fan_in = module.weight.shape[1]  # a convolution channel hears `width` bytes
+                module.weight.normal_(0, fan_in ** -0.5, generator=generator)
+
+    def hidden(self, x: Tensor, states: list[BlockState] | None = None) -> tuple[Tensor, Tensor]:
+        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B, blocks, T, 3)."""
+        h = self.token(x) + self.position.weight[:x.shape[1]]
+        all_p = []
+        for i, block in enumerate(self.blocks):
+            h, p = block(h, states[i] if states else None)
+            all_p.append(p)
+        return h, torch.stack(all_p, dim=1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., 256)."""
+        return self.output(self.norm(h))
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        """x (B, T) long -> logits (B, T, 256); with targets (B, T), the scalar loss in nats instead.
+
+        Targets of -100 are ignored. In train() the loss is cross-entropy plus the weighted balance term, in eval()
+        cross-entropy alone. Raises TokenError for a token outside 0..255 or more than `context` of them.
+        """
+        self.check_tokens(x)
+        if targets is None:
+            return self.logits(self.hidden(x)[0])
+        terms = self.loss_terms(x, targets)
+        loss = terms.nats / terms.predicted
+        return loss + self.config.train.balance_weight * terms.balance / len(x) if self.training else loss
+
+    def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
+        """The parts of the loss as sums: x and targets (B, T); a sequence's padding is where its target is -100."""
+        h, p = self.hidden(x)
+        nats = F.cross_entropy(self.logits(h).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        mask = targets != IGNORE
+        return LossTerms(nats, mask.sum(), sequence_balance(p, mask).mean(1).sum(), p.detach().mean(2).sum(0))
+
+    def check_tokens(self, x: Tensor) -> None:
+        if x.shape[-1] > self.config.model.context:
+            raise TokenError(f"{x.shape[-1]} bytes at once, but the model sees {self.config.model.context}",
+                             "pass fewer, or use generate() and score(), which move the window along")
+        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < VOCAB):
+            raise TokenError(f"a token outside 0..255: {int(x.min())} to {int(x.max())}", "encode text with ByteTokenizer")
+
+    def parameter_table(self) -> dict[str, int]:
+        """Parameters by part; the values sum to the model's size."""
+        parts = {"token": "token.", "position": "position.", "conv": ".conv.", "attention": ".attention.", "ffn": ".ffn.",
+                 "router": ".router.", "norms": "norm.", "output": "output."}
+        table = dict.fromkeys(parts, 0)
+        for name, parameter in self.named_parameters():
+            table[next(part for part, mark in parts.items() if mark in name)] += parameter.numel()
+        return table
+
+    # One byte at a time: see inference.py for the rule of the window.
+
+    def new_state(self, batch: int = 1) -> inference.State:
+        """An empty memory for `step`."""
+        context = self.config.model.context
+        blocks = [block.new_state(batch, context) for block in self.blocks]
+        return inference.State(blocks, torch.zeros(batch, context, dtype=torch.long, device=self.token.weight.device))
+
+    @torch.no_grad()
+    def step(self, x_t: Tensor, state: inference.State) -> Tensor:
+        """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in place, and re-reads when full."""
+        return inference.step(self, x_t, state)
+
+    def step_blocks(self, x_t: Tensor, position: int, states: list[BlockState]) -> Tensor:
+        """One byte through all the blocks, with nothing re-read: (B,) -> logits (B, 256)."""
+        h = self.token(x_t) + self.position.weight[position]
+        for block, state in zip(self.blocks, states, strict=True):
+            h, _ = block.step(h, state)
+        return self.logits(h)
+
+    def generate(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
+                 top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> list[int]:
+        """The prompt and up to `max_new` bytes after it. A list of prompts gives a list of outputs."""
+        settings = inference.Sampling(max_new, temperature, top_k, top_p, seed, tuple(stop))
+        return inference.generate(self, ids, settings)
+
+    def stream(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
+               top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> Iterator[int]:
+        """The same for one prompt, yielding each new byte as soon as it is drawn."""
+        return inference.stream(self, ids, inference.Sampling(max_new, temperature, top_k, top_p, seed, tuple(stop)))
+
+    def score(self, text: str | bytes, sliding: bool = False) -> float:
+        """Bits per byte of a text after an implied byte 0: in chunks of the context, or with a sliding window."""
+        return inference.score(self, text, sliding)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "TilelliLM":
+        """A bundled model ("tilelli/nano") or a folder that save_pretrained or a training run wrote; in eval()."""
+        tensors, metadata = checkpoint.load_model(name)
+        lm = cls(Config.from_dict(metadata["config"]))
+        lm.load_weights(tensors)
+        return lm.eval()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Copies named tensors into the model. Raises CheckpointError when a name or a shape does not fit."""
+        own = self.state_dict()
+        wrong = [name for name in own.keys() | tensors.keys()
+                 if name not in own or name not in tensors or own[name].shape != tensors[name].shape]
+        if wrong:
+            raise CheckpointError(f"the weights do not fit this model: {sorted(wrong)[0]} and {len(wrong) - 1} others",
+                                  "load them with the configuration they were trained with")
+        self.load_state_dict(tensors)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any) -> None:
+        """Writes model.safetensors and config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller."""
+        tensors = {name: tensor.to(dtype) if dtype else tensor for name, tensor in self.state_dict().items()}
+        checkpoint.save_model(folder, tensors, {"config": self.config.to_dict(), **about})

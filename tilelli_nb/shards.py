@@ -1,0 +1,212 @@
+"""Shards: a corpus as files of raw bytes, mapped into memory, with a manifest that says what they are."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import corpora
+from .errors import DataError
+from .records import write_atomic
+
+MANIFEST = "manifest.json"
+SHARD_BYTES = 64 * 2 ** 20  # text bytes between two commits of the writer
+
+
+def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *, revision: str | None = None,
+                   val_documents: Iterable[str] | None = None, shard_bytes: int = SHARD_BYTES) -> "Shards":
+    """Writes `documents` as shards, each document followed by byte 0, and opens them.
+
+    About one document in twenty is held out by its hash, unless `val_documents` brings its own split. A writer that was
+    killed goes on where its last commit was, given the same documents. Raises DataError for fewer than two documents.
+    """
+    writer = ShardWriter(Path(folder), source, revision, shard_bytes)
+    if not writer.manifest["complete"]:
+        if val_documents is None:
+            writer.write((document, "val" if is_held_out(document) else "train") for document in documents)
+        else:
+            writer.write(tagged for split, texts in (("val", val_documents), ("train", documents))
+                         for tagged in ((text, split) for text in texts))
+    return open_shards(folder)
+
+
+def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabytes: float = 10.0, seed: int = 0) -> "Shards":
+    """The shards of a named corpus, a file, a folder of files or a folder of shards; they are made when missing.
+
+    They land in data/NAME (or `folder`). A file's or folder's name carries a digest of what is in it, so that a changed
+    text makes new shards. `megabytes` limits what is generated; files are read whole. Raises DataError.
+    """
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        return open_shards(path)
+    if not path.exists():
+        name, limit = f"{source}-{megabytes:g}mb-seed{seed}", int(megabytes * 1_000_000)
+        return prepare_shards(corpora.documents(source, seed=seed, limit_bytes=limit), folder or Path("data") / name,
+                              str(source), revision=f"seed {seed}, {megabytes:g} MB")
+    digest = fingerprint(path)
+    folder = folder or Path("data") / f"{path.resolve().stem}-{digest[:8]}"
+    if split := corpora.train_val_files(path):
+        train, val = (corpora.read_documents(side) for side in split)
+        return prepare_shards(train, folder, path.resolve().name, revision=digest, val_documents=val)
+    return prepare_shards(corpora.read_documents(path), folder, path.resolve().name, revision=digest)
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's bytes, or of the names and digests of a folder's files."""
+    if path.is_dir():
+        inside = "".join(f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in sorted(path.rglob("*")) if p.is_file())
+        return hashlib.sha256(inside.encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_held_out(document: str) -> bool:
+    """One document in twenty, chosen by its own bytes: the same on every machine, whatever stands around it."""
+    return int(hashlib.sha1(document.encode("utf-8", errors="replace")).hexdigest()[:8], 16) % 20 == 0
+
+
+class ShardWriter:
+    """Collects documents and commits them as one shard a split; the manifest says how many documents were read."""
+
+    def __init__(self, folder: Path, source: str, revision: str | None, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.manifest = {"format": 1, "source": source, "revision": revision, "shard_bytes": shard_bytes, "complete": False,
+                         "documents_read": 0, "shards": []}
+        if (folder / MANIFEST).is_file():
+            found = read_manifest(folder)
+            same = all(found.get(key) == self.manifest[key] for key in ("format", "source", "revision", "shard_bytes"))
+            if not same:
+                raise DataError(f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), not of "
+                                f"{source!r} ({revision})", "choose another folder, or delete this one")
+            self.manifest = found
+        self.waiting: dict[str, list[bytes]] = {"train": [], "val": []}
+        self.waiting_bytes = 0
+
+    def write(self, tagged: Iterable[tuple[str, str]]) -> None:
+        """Reads (document, split) pairs to the end, committing whenever shard_bytes have come together."""
+        read = self.manifest["documents_read"]
+        for document, split in islice(tagged, read, None):
+            read += 1
+            if data := document.encode("utf-8", errors="replace").replace(b"\0", b""):  # byte 0 only separates
+                self.waiting[split].append(data + b"\0")
+                self.waiting_bytes += len(data) + 1
+            if self.waiting_bytes >= self.shard_bytes:
+                self.commit(read)
+        self.commit(read, complete=True)
+
+    def commit(self, documents_read: int, complete: bool = False) -> None:
+        """Writes what waits as shards and then the manifest: killed in between, the shards are simply written again."""
+        self.keep_both_sides()
+        for split, documents in self.waiting.items():
+            if not documents:
+                continue
+            number = sum(shard["split"] == split for shard in self.manifest["shards"])
+            data = b"".join(documents)
+            name = f"{split}-{number:05d}.bin"
+            write_atomic(self.folder / name, data)
+            self.manifest["shards"].append({"file": name, "split": split, "bytes": len(data), "documents": len(documents),
+                                            "sha256": hashlib.sha256(data).hexdigest()})
+        self.waiting, self.waiting_bytes = {"train": [], "val": []}, 0
+        self.manifest |= {"documents_read": documents_read, "complete": complete}
+        write_atomic(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n")
+
+    def keep_both_sides(self) -> None:
+        """A small corpus may have nothing on one side of the split: its last document moves over."""
+        if self.manifest["shards"]:
+            return
+        train, val = self.waiting["train"], self.waiting["val"]
+        if len(train) + len(val) < 2:
+            raise DataError(f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at least two",
+                            "add text: one document is held out to measure on, the others are trained on")
+        if not val:
+            val.append(train.pop())
+        if not train:
+            train.append(val.pop())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(f"{folder.name} holds no shards", "make them with `tilelli data NAME --out FOLDER`") from None
+    except ValueError:
+        raise DataError(f"the manifest of {folder.name} is not JSON", "delete the folder and make the shards again") from None
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of the corpus: its shards as one row of bytes."""
+
+    shards: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def read(self, limit: int | None = None) -> bytes:
+        """The first `limit` bytes of the stream (all of it unless given)."""
+        return b"".join(piece.tobytes() for piece in self.pieces(limit))
+
+    def pieces(self, limit: int | None) -> Iterator[np.ndarray]:
+        left = len(self) if limit is None else limit
+        for shard in self.shards:
+            yield shard[:left]
+            left -= len(shard[:left])
+
+
+@dataclass(frozen=True)
+class Shards:
+    """An opened corpus. `train` and `val` are the two sides of the split."""
+
+    folder: Path
+    train: Split
+    val: Split
+    manifest: dict[str, Any]
+
+    def batch(self, rows: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random windows of the training side: x and targets, (rows, context) long each, targets one byte ahead."""
+        lengths = torch.tensor([max(len(shard) - context, 0) for shard in self.train.shards])  # starts in each shard
+        if int(lengths.sum()) == 0:
+            raise DataError(f"the training side has {len(self.train):,} bytes, the model reads {context} + 1 at once",
+                            "add text, or lower model.context")
+        ends = lengths.cumsum(0)
+        starts = torch.randint(int(ends[-1]), (rows,), generator=generator)
+        which = torch.searchsorted(ends, starts, right=True)
+        begins = starts - (ends - lengths)[which]
+        windows = [self.train.shards[s][b:b + context + 1] for s, b in zip(which.tolist(), begins.tolist(), strict=True)]
+        stacked = torch.from_numpy(np.stack(windows)).long()
+        return stacked[:, :-1], stacked[:, 1:]
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says about its data."""
+        digests = "".join(shard["sha256"] for shard in self.manifest["shards"])
+        return {"source": self.manifest["source"], "sha256": hashlib.sha256(digests.encode()).hexdigest(),
+                "train_bytes": len(self.train), "val_bytes": len(self.val)}
+
+
+def open_shards(folder: str | Path, verify: bool = True) -> Shards:
+    """Maps the shards of a folder into memory after checking size and sha256. Raises DataError for an altered one."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    splits: dict[str, list[np.ndarray]] = {"train": [], "val": []}
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        if not path.is_file() or path.stat().st_size != shard["bytes"]:
+            size = f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}" if path.is_file() else "missing"
+            raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make the shards again")
+        if verify:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != shard["sha256"]:
+                raise DataError(f"shard {path.name} was altered since it was written: its checksum differs",
+                                f"delete the folder {folder.name} and make the shards again")
+        splits[shard["split"]].append(np.memmap(path, dtype=np.uint8, mode="r"))
+    if not (splits["train"] and splits["val"]):
+        raise DataError(f"{folder.name} is not finished: one side of the split is empty", "run the same command again")
+    return Shards(folder, Split(splits["train"]), Split(splits["val"]), manifest)

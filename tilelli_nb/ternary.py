@@ -1,0 +1,74 @@
+"""Pathway 3: a feed-forward layer whose weights are -1, 0 or +1 times one scale."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST_SCALE = 1e-5  # keeps a matrix of zeros from dividing by zero
+
+
+def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes in {-1, 0, 1} (dtype of w) and the scale alpha = mean|w|, so that w is roughly alpha * codes.
+
+    Rounding is half to even; the scale is computed in fp32 or better. After Ma et al. 2024, arXiv:2402.17764.
+    """
+    w32 = w.to(torch.promote_types(w.dtype, torch.float32))
+    scale = w32.abs().mean().clamp(min=SMALLEST_SCALE)
+    return (w32 / scale).round().clamp(-1, 1).to(w.dtype), scale
+
+
+class StraightThrough(torch.autograd.Function):
+    """Forward: the ternary weight. Backward: the gradient of the ternary weight, handed to the latent one unchanged."""
+
+    @staticmethod
+    def forward(ctx, w: Tensor) -> Tensor:
+        codes, scale = ternarize(w)
+        return codes * scale
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class TernaryLinear(nn.Module):
+    """A linear map without bias that multiplies by alpha * codes and trains the latent weight (out, in) behind them."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(d_out, d_in))
+
+    def ternary_weight(self) -> Tensor:
+        """The weight that is used, (out, in): never more than three different values."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return StraightThrough.apply(self.weight)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(y, self.ternary_weight())
+
+    def zero_share(self) -> float:
+        """Share of the codes that are 0."""
+        with torch.no_grad():
+            return (ternarize(self.weight)[0] == 0).float().mean().item()
+
+
+class TernaryFFN(nn.Module):
+    """Ternary up to expand * D, exact GELU, ternary down to D. It sees one byte at a time."""
+
+    def __init__(self, d_model: int, expand: int = 4) -> None:
+        super().__init__()
+        self.up = TernaryLinear(d_model, expand * d_model)
+        self.down = TernaryLinear(expand * d_model, d_model)
+
+    def forward(self, y: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). There is nothing to remember, so `state` is left as it is."""
+        return self.down(F.gelu(self.up(y)))
+
+    def new_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The two ternary weights, made once, so that a step does not round them again."""
+        return self.up.ternary_weight(), self.down.ternary_weight()
+
+    def step(self, y_t: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        """One byte: (B, D) -> (B, D)."""
+        up, down = state
+        return F.linear(F.gelu(F.linear(y_t, up)), down)
