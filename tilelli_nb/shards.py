@@ -97,13 +97,14 @@ class ShardWriter:
             if data := document.encode("utf-8", errors="replace").replace(b"\0", b""):  # byte 0 only separates
                 self.waiting[split].append(data + b"\0")
                 self.waiting_bytes += len(data) + 1
-            if self.waiting_bytes >= self.shard_bytes:
+            if self.waiting_bytes >= self.shard_bytes and (self.manifest["shards"] or all(self.waiting.values())):
                 self.commit(read)
+        if not self.manifest["shards"]:
+            self.keep_both_sides()
         self.commit(read, complete=True)
 
     def commit(self, documents_read: int, complete: bool = False) -> None:
         """Writes what waits as shards and then the manifest: killed in between, the shards are simply written again."""
-        self.keep_both_sides()
         for split, documents in self.waiting.items():
             if not documents:
                 continue
@@ -119,8 +120,6 @@ class ShardWriter:
 
     def keep_both_sides(self) -> None:
         """A small corpus may have nothing on one side of the split: its last document moves over."""
-        if self.manifest["shards"]:
-            return
         train, val = self.waiting["train"], self.waiting["val"]
         if len(train) + len(val) < 2:
             raise DataError(f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at least two",

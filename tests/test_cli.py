@@ -1,0 +1,71 @@
+"""The command line, in a folder of its own, as a newcomer would type it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tilelli_nb import ByteTokenizer, TilelliLM, load_record
+
+
+def tilelli(*arguments, folder, stdin=b""):
+    code = "from tilelli_nb.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=folder, input=stdin, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reader")
+    (path / "mine.txt").write_text("\n\n".join(f"This is paragraph {i} of my own text, about nothing much." for i in range(400)))
+    (path / "small.yaml").write_text("model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
+                                     "train: {steps: 20, batch: 4, micro_batch: 4, lr: 1e-2, eval_every: 10, checkpoint_every: 10}\n")
+    return path
+
+
+def test_train_stop_resume_generate_and_info(folder):
+    train = ["train", "--config", "small.yaml", "--corpus", "mine.txt", "--out", "runs/mine"]
+    first = tilelli(*train, "--stop-at", "10", folder=folder)
+    assert first.returncode == 0 and b"stopped after 10 of 20 steps" in first.stdout, first.stderr
+    again = tilelli(*train, "--resume", folder=folder)
+    assert again.returncode == 0 and b"bits per byte held out" in again.stdout, again.stderr
+    assert load_record(folder / "runs" / "mine")["data"]["source"] == "mine.txt"
+
+    tok, lm = ByteTokenizer(), TilelliLM.from_pretrained(folder / "runs" / "mine")
+    expected = tok.decode(lm.generate(tok.encode("This"), max_new=20, temperature=0.8, seed=3))
+    options = ["--model", "runs/mine", "--max-new", "20", "--seed", "3"]
+    for extra, stdin in ((["This"], b""), (["This", "--stream"], b""), (["-"], b"This")):
+        out = tilelli("generate", *extra, *options, folder=folder, stdin=stdin)
+        assert out.returncode == 0 and out.stdout.decode() == expected + "\n", out.stderr
+
+    out = tilelli("info", "runs/mine", folder=folder).stdout.decode()
+    assert f"{sum(p.numel() for p in lm.parameters()):,} parameters" in out and "bits per byte" in out
+
+
+def test_data_makes_shards_that_train_takes(folder):
+    out = tilelli("data", "stories", "--megabytes", "0.05", "--out", "shards", folder=folder)
+    assert out.returncode == 0 and b"next: tilelli train --config nano --corpus shards" in out.stdout, out.stderr
+    manifest = json.loads((folder / "shards" / "manifest.json").read_text())
+    assert manifest["source"] == "stories" and sum(s["bytes"] for s in manifest["shards"]) < 60_000
+    out = tilelli("train", "--config", "small.yaml", "--corpus", "shards", "--steps", "2", folder=folder)
+    assert out.returncode == 0 and (folder / "runs" / "small-shards" / "model.safetensors").is_file(), out.stderr
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["train", "--config", "nanoo"], "did you mean 'nano'?"),
+    (["train", "--corpus", "storys"], "stories"),
+    (["train", "--corpus", "missing.txt"], "missing.txt"),
+    (["generate", "--model", "tilelli/huge"], "tilelli/huge is not bundled"),
+    (["generate", "hi", "--temperature", "-1"], "temperature is 0 (greedy) or more"),
+    (["info", "nowhere"], "there is no model 'nowhere'"),
+])
+def test_a_mistake_is_two_lines_and_exit_code_1(folder, arguments, message):
+    out = tilelli(*arguments, folder=folder)
+    error = out.stderr.decode()
+    assert out.returncode == 1 and message in error and "Traceback" not in error and error.count("\n") == 2, error
+
+
+def test_help_teaches(folder):
+    out = tilelli("--help", folder=folder).stdout.decode()
+    assert all(name in out for name in ("data", "train", "generate", "info", "Once upon a time"))
+    assert "--resume" in tilelli("train", "--help", folder=folder).stdout.decode()
