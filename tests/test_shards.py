@@ -149,3 +149,8 @@ def test_a_folder_with_its_own_split_keeps_it(tmp_path, monkeypatch):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     shards = open_corpus(folder)
     assert (shards.train.read(), shards.val.read()) == (b"one\0two\0", b"three\0")
+
+
+def test_about_one_document_in_twenty_is_held_out():
+    assert not is_held_out("abc") and not is_held_out("")
+    assert 0.04 < sum(is_held_out(str(i)) for i in range(10_000)) / 10_000 < 0.06

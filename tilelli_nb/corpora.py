@@ -1,22 +1,22 @@
 """Where text comes from: generated stories, the documentation that is installed here, any file or folder.
 
-Every source is an iterator of documents (strings). Nothing is downloaded and nothing is read into memory whole.
+Every source is an iterator of documents (strings). Nothing is downloaded, nothing large is read into memory whole.
 """
 
 import ast
-import codecs
+import csv
 import difflib
-import hashlib
-import inspect
 import json
 import random
 import re
-import shlex
+import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import resources
-from itertools import count
+from itertools import count, groupby, islice
+from math import inf
 from pathlib import Path
 
 import yaml
@@ -24,30 +24,29 @@ import yaml
 from .errors import DataError, MissingDependency
 
 SEPARATOR = "<|endoftext|>"
-SUFFIXES = (".txt", ".jsonl", ".parquet")
-STORY_BYTES = 10_000_000
-PRONOUNS = {"f": ("girl", "she", "her", "her"), "m": ("boy", "he", "him", "his")}
-
-# --- stories ---------------------------------------------------------------------------------------------------
-# Compiled text is a sequence (list) of parts: a str is written as it is, a tuple is a choice between sequences.
-
-
-def _article(noun: str) -> str:
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
+NAMES = ("stories", "docs")
+PRONOUNS = {"f": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
+            "m": {"he": "he", "him": "him", "his": "his", "himself": "himself"}}
+ALWAYS = {"place": "any", "food": "any", "snack": "any", "world": "child,child,animal",
+          "weather": "sunny,cloudy,windy,rainy,snowy"}  # what a plot may narrow
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+class _Slots(dict):
+    """What the slots of one story stand for. `{a_x}`, `{A_x}`, `{x_cap}` and `{X}` are made from `{x}`."""
+
+    def __missing__(self, name: str) -> str:
+        if name[:2] in ("a_", "A_"):
+            return _article(self[name[2:]], name[0])
+        text = self[name.removesuffix("_cap").lower()]
+        return text[0].upper() + text[1:]
 
 
-def _table(text: str) -> list[dict[str, str]]:
-    """Rows of `a | b | c` lines under a header line of the same form."""
-    header, *rows = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
-    return [dict(zip(header, row, strict=True)) for row in rows]
+def _article(noun: str, a: str = "a") -> str:
+    return f"{a}n {noun}" if noun[0] in "aeiou" else f"{a} {noun}"
 
 
 def _write(parts: list, rnd: Callable[[], float], out: list[str]) -> None:
-    """Appends the text of a compiled sequence to `out`, choosing with `rnd`."""
+    """Appends compiled text to `out`: a list of parts, a str written as it is, a tuple a choice between such lists."""
     for part in parts:
         if type(part) is str:
             out.append(part)
@@ -55,174 +54,241 @@ def _write(parts: list, rnd: Callable[[], float], out: list[str]) -> None:
             _write(part[int(rnd() * len(part))], rnd, out)
 
 
+@lru_cache(maxsize=1)
 class _World:
-    """The word lists, rules and plots of data/stories.yaml, compiled on first use."""
+    """The tables, word lists, rules and plots of data/stories.yaml: read once, compiled when first used."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self) -> None:
+        text = resources.files(__package__).joinpath("data/stories.yaml").read_text(encoding="utf-8")
         data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        self.rules, self.servings = data["rules"], data["servings"]
-        self.seasons = {weather: names.split() for weather, names in data["seasons"].items()}
-        tables = ("kinds", "helpers", "places", "things", "foods", "pets", "hurt", "skills", "builds", "contests", "seeds")
-        self.rows = {name: _table(data[name]) for name in tables}
-        lists = ("girls", "boys", "animal_girls", "animal_boys", "child_looks", "traits", "petnames")
-        self.words = {name: data[name].split() for name in lists}
-        self.elders = [entry.split(":") for entry in shlex.split(data["elders"])]
-        self.snacks = [entry.split("/") for entry in data["snacks"].split()]
-        self.homes = data["child_homes"].strip().splitlines()
-        self.plots = [(dict(need.split("=") for need in plot["needs"].split()), plot["story"]) for plot in data["plots"]]
+        self.rules, self.plots = data["rules"], data["plots"]
+        self.words = {name: text.split() for name, text in data.items() if isinstance(text, str)}
+        self.rows = {name: list(csv.DictReader(text.splitlines(), delimiter="|", quoting=csv.QUOTE_NONE))
+                     for name, text in data.items() if isinstance(text, str) and "|" in text}
         self.synonyms = {phrase: tuple([way] for way in ways.split("|")) for phrase, ways in data["synonyms"].items()}
         phrases = "|".join(re.escape(phrase) for phrase in sorted(self.synonyms, key=lambda p: (-len(p), p)))
         self.phrase = re.compile(rf"(?<!\w)({phrases})(?![a-z])")
         self.compiled: dict[tuple, list | tuple] = {}
 
-    # compiling
-
     def lines(self, name: str, weather: str) -> list[str]:
-        """The alternatives of a rule. `a_`/`A_` put an article before each, `_cap`/`_low` change the first letter."""
+        """The alternatives of a rule. `a_`/`A_` put an article before each."""
         if name[:2] in ("a_", "A_"):
-            lines = [_article(line) for line in self.lines(name[2:], weather)]
-            return lines if name[0] == "a" else [_capital(line) for line in lines]
-        if name.endswith("_cap"):
-            return [_capital(line) for line in self.lines(name[:-4], weather)]
-        if name.endswith("_low"):
-            return [line[0].lower() + line[1:] for line in self.lines(name[:-4], weather)]
+            return [_article(line, name[0]) for line in self.lines(name[2:], weather)]
         text = self.rules.get(f"{name}_{weather}") or self.rules[name]
         return text.strip().splitlines() if "\n" in text else [word.replace("_", " ") for word in text.split()]
 
-    def rule(self, name: str, weather: str) -> tuple:
-        key = (name, weather)
-        if key not in self.compiled:
-            self.compiled[key] = tuple(self.sequence(line, weather) for line in self.lines(name, weather))
-        return self.compiled[key]
-
-    def sequence(self, text: str, weather: str) -> list:
-        parts, end = [], 0
-        for match in re.finditer(r"\[([^\]]*)\]|<(\w+)>", text):
-            parts += self.literal(text[end:match.start()])
-            choice, name = match.groups()
-            parts.append(self.rule(name, weather) if name else
-                         tuple(self.sequence(piece, weather) for piece in choice.split("|")))
-            end = match.end()
-        return parts + self.literal(text[end:])
-
-    def literal(self, text: str) -> list:
-        """Text without rules: its synonyms become choices."""
-        return [self.synonyms.get(piece, piece) for piece in self.phrase.split(text) if piece]
+    def compile(self, text: str, weather: str) -> list:
+        parts: list = []
+        for piece in re.split(r"(\[[^\]]*\]|<\w+>)", text):
+            if piece[:1] == "[":
+                parts.append(tuple(self.compile(choice, weather) for choice in piece[1:-1].split("|")))
+            elif piece[:1] == "<":
+                if (key := (piece, weather)) not in self.compiled:
+                    self.compiled[key] = tuple(self.compile(line, weather) for line in self.lines(piece[1:-1], weather))
+                parts.append(self.compiled[key])
+            else:
+                parts += [self.synonyms.get(words, words) for words in self.phrase.split(piece) if words]
+        return parts
 
     def plot(self, number: int, weather: str) -> list:
-        """The compiled sentences of a plot: "- " begins one, "/ " is another wording, "? " may be left out."""
-        key = (number, weather)
-        if key not in self.compiled:
-            parts: list = []
-            for line in self.plots[number][1].strip().splitlines():
-                sign, sentence = line[0], self.sequence(line[2:] + " ", weather)
-                if sign == "=":
-                    parts.append("\n")
-                elif sign == "/":
-                    parts[-1][1].append(sentence)
-                else:
-                    parts.append((sign, [sentence]))
-            absent = {"-": (), "?": ([],), "~": ([], [], [])}  # "-" is always there
-            self.compiled[key] = [part if part == "\n" else (*absent[part[0]], [tuple(part[1])]) for part in parts]
-        return self.compiled[key]
+        """A plot's sentences: "- " begins one, "/ " is another wording, "? " may be left out, "=" a new paragraph."""
+        if (number, weather) not in self.compiled:
+            sentences: list = []
+            for sentence in re.split(r"\n(?!/)", self.plots[number]["story"].strip()):
+                ways = tuple(self.compile(way[2:] + " ", weather) for way in sentence.split("\n"))
+                sentences.append("\n" if sentence == "=" else ([], [ways]) if sentence[0] == "?" else ways)
+            self.compiled[number, weather] = sentences
+        return self.compiled[number, weather]
 
-    # casting
+    def cast(self, table: str, allowed: str, weather: str, pick: Callable) -> dict[str, str]:
+        """A row that has one of the `allowed` tags, as slots; an `x0` with `looks` also gives x, "red kite"."""
+        if (key := (table, allowed, weather == "snowy")) not in self.compiled:
+            self.compiled[key] = [row for row in self.rows[table] if allowed == "any" or (
+                set(allowed.split(",")) & set(row["tags"].split()) and not (
+                    table == "thing" and weather == "snowy" and "water" in row["tags"]))]  # no boats in the snow
+        row = pick(self.compiled[key])
+        return row | {table: f"{pick(row['looks'].split())} {row[table + '0']}"} if "looks" in row else row
 
-    def fitting(self, table: str, column: str, allowed: str, weather: str) -> list[dict[str, str]]:
-        """Rows whose `column` shares a word with `allowed` ("any" fits all); no boats are sailed in the snow."""
-        key = (table, column, allowed, weather == "snowy")
-        if key not in self.compiled:
-            self.compiled[key] = [row for row in self.rows[table]
-                                  if (allowed == "any" or set(row[column].split()) & set(allowed.split(",")))
-                                  and not (table == "things" and weather == "snowy" and "water" in row["tags"])]
-        return self.compiled[key]
-
-    def people(self, pick: Callable, world: str) -> dict[str, str]:
-        """Names, kinds, looks and pronouns of the hero, the friend, the elder and the helper."""
-        slots: dict[str, str] = {}
-        sex = pick("fm")
-        for who, prefix in (("hero", ""), ("friend", "f")):
-            noun, he, him, his = PRONOUNS[sex]
-            names = self.words[("girls" if sex == "f" else "boys") if world == "child" else
-                               ("animal_girls" if sex == "f" else "animal_boys")]
-            name = pick(names)
-            while name == slots.get("hero"):
-                name = pick(names)
-            kind = {"kind": noun, "looks": "", "homes": ""} if world == "child" else pick(self.rows["kinds"])
-            look = pick(self.words["child_looks"] if world == "child" else kind["looks"].split())
-            slots |= {who: name, f"{prefix}kind": kind["kind"], f"a_{prefix}kind": _article(f"{look} {kind['kind']}")}
-            slots |= _pronouns(prefix, sex)
-            if who == "hero":
-                home = pick(self.homes if world == "child" else kind["homes"].split("; "))
-                slots |= {"home": home, "home_cap": _capital(home), "himself": "herself" if sex == "f" else "himself"}
-                sex = pick("fm") if pick("12345") < "3" else "m" if sex == "f" else "f"
-        slots["friend_intro"] = pick((f"{slots['his']} friend {slots['friend']}", slots["friend"] + (
-            " from next door" if world == "child" else f" the {slots['fkind']}")))
-        slots["elder"], sex = pick(self.elders)
-        slots |= _pronouns("e", sex)
-        helper = pick(self.fitting("helpers", "world", world, ""))
-        slots |= {"helper": helper["helper"], "helper_intro": f"{helper['helper']}, {helper['job']}"}
-        return slots | _pronouns("h", helper["h"])
-
-    def objects(self, pick: Callable, needs: dict[str, str], weather: str, slots: dict[str, str]) -> None:
-        """Adds place, food and snack, and what the plot asks for, each with the properties that make it fit."""
-        place = pick(self.fitting("places", "tags", needs.get("place", "any"), weather))
-        slots |= {"place": place["place"], "at": f"{place['at']} {place['place']}", "to": f"to {place['place']}"}
-        slots["At_cap"] = _capital(slots["at"])
-        food = pick(self.fitting("foods", "food0", needs.get("food", "any"), weather))
-        slots |= food | dict(zip(("cook", "cooked", "cooking"), food["cooks"].split("/"), strict=True))
-        serving = self.servings.get(food["food0"])
-        slots["a_food"] = f"{serving} {food['food']}" if serving else _article(food["food"])
-        slots["food_cap"] = _capital(food["food"])
-        slots["snack"], slots["snacks"] = pick(self.snacks)
-        slots["a_snack"] = _article(slots["snack"])
-        slots["season"] = needs.get("season") or pick(self.seasons[weather])
-        if "thing" in needs:
-            row = pick(self.fitting("things", "tags", needs["thing"], weather))
-            thing = f"{pick(row['looks'].split())} {row['thing0']}"
-            slots |= row | {"thing": thing, "a_thing": _article(thing), "A_thing": _capital(_article(thing))}
-            slots |= dict(zip(("play", "played", "playing"), row["plays"].split("/"), strict=True))
-        if "pet" in needs:
-            row = pick(self.rows["pets"])
-            slots |= row | {"a_pet": _article(f"{pick(row['looks'].split())} {row['pet0']}"),
-                            "petname": pick(self.words["petnames"])}
-        for table in ("hurt", "skills", "builds", "contests", "seeds"):
-            if table.removesuffix("s") in needs or table in needs:
-                slots |= {key: cell.format_map(slots) for key, cell in pick(self.rows[table]).items()}
-        if "build" in slots:
-            slots["a_build"] = _article(slots["build"])
+    def people(self, world: str, weather: str, pick: Callable) -> dict[str, str]:
+        """Names, looks, homes and pronouns of the hero, the friend, the elder and the helper."""
+        slots = self.cast("elder", "any", weather, pick) | self.cast("helper", world, weather, pick)
+        for who, other in (("f", "friend"), ("", "hero")):  # a boy and a girl two times in three
+            sex = pick("fm" if who else (slots["sex"], *"fm".replace(slots["sex"], "") * 2))
+            name = pick([name for name in self.words[f"{world}_{sex}"] if name != slots.get("friend")])
+            slots |= {who + slot: cell for slot, cell in self.cast("creature", f"{world}_{sex}", weather, pick).items()}
+            slots |= {other: name, "sex": sex} | {who + slot: word for slot, word in PRONOUNS[sex].items()}
+        slots |= {who + slot: word for who in "eh" for slot, word in PRONOUNS[slots[who]].items()}
+        kin = " from next door" if world == "child" else " the {fcreature0}"
+        return slots | {"home": pick(slots["homes"].split("; ")), "helper_intro": "{helper}, {job}",
+                        "friend_intro": pick(("{his} friend {friend}", "{friend}" + kin))}
 
     def tell(self, rnd: Callable[[], float]) -> str:
         """One story."""
         def pick(options):
             return options[int(rnd() * len(options))]
         number = int(rnd() * len(self.plots))
-        needs = self.plots[number][0]
-        weather = pick(needs["weather"].split(",") if "weather" in needs else list(self.seasons))
-        slots = self.people(pick, needs.get("world") or pick(("child", "child", "animal")))
-        slots["trait"] = pick(self.words["traits"])
-        self.objects(pick, needs, weather, slots)
+        needs = ALWAYS | dict(need.split("=") for need in self.plots[number]["needs"].split())
+        weather = pick(needs["weather"].split(","))
+        slots = _Slots(self.people(pick(needs["world"].split(",")), weather, pick))
+        for table in filter(self.rows.__contains__, needs):
+            slots |= self.cast(table, needs[table], weather, pick)
+        slots |= {"at": f"{slots['at']} {slots['place']}", "to": f"to {slots['place']}",
+                  "season": needs.get("season") or pick(self.words[f"season_{weather}"]),
+                  "trait": pick(self.words["trait"]), "petname": pick(self.words["petname"])}
         out: list[str] = []
         _write(self.plot(number, weather), rnd, out)
-        return "".join(out).format_map(slots).replace(" \n", "\n").rstrip()
-
-
-def _pronouns(prefix: str, sex: str) -> dict[str, str]:
-    _, he, him, his = PRONOUNS[sex]
-    lower = {f"{prefix}he": he, f"{prefix}him": him, f"{prefix}his": his}
-    return lower | {_capital(slot): _capital(word) for slot, word in lower.items()}
-
-
-@lru_cache(maxsize=1)
-def _world() -> _World:
-    return _World(resources.files(__package__).joinpath("data/stories.yaml").read_text(encoding="utf-8"))
+        text = "".join(out).format_map(slots).format_map(slots)  # twice: what a slot stands for may hold slots
+        return text.replace(" \n", "\n").rstrip()
 
 
 def stories(seed: int = 0) -> Iterator[str]:
-    """Endless short stories (about 400 to 1,200 bytes each) from a small generated world.
+    """Endless short stories (about 500 to 1,400 bytes each) from a small generated world.
 
     Story i depends on (seed, i) alone, so the same seed gives the same stories on every machine.
     """
-    world = _world()
     for i in count():
-        yield world.tell(random.Random(f"{seed}-{i}").random)
+        yield _World().tell(random.Random(f"{seed}-{i}").random)
+
+
+def docs(packages: list[str] | None = None) -> Iterator[str]:
+    """Docstrings of installed packages, one document of at least 200 bytes per module, in the order of sorted paths.
+
+    The default is the standard library ("stdlib"), numpy, matplotlib and datasets, where present. Sources are read
+    with `ast`, never imported; files that do not parse are skipped. DataError for a named package that is missing.
+    """
+    found = {name: _sources(name) for name in packages or ("stdlib", "numpy", "matplotlib", "datasets")}
+    if packages and (missing := [name for name, files in found.items() if not files]):
+        raise DataError(f"no Python sources of {', '.join(missing)} are installed", "install it, or leave it out")
+    texts = (_docstrings(file) for files in found.values() for file in files)
+    return (text for text in texts if len(text.encode("utf-8")) >= 200)
+
+
+def _sources(package: str) -> list[Path]:
+    """The .py files of a package, sorted, without its tests and (for stdlib) without what is installed beside it."""
+    skip = {"site-packages", "dist-packages", "__pycache__", "test", "tests"}
+    roots = [Path(sysconfig.get_path("stdlib"))] if package == "stdlib" else [
+        Path(entry) / name for entry in sys.path for name in (package, f"{package}.py") if package.isidentifier()]
+    for root in roots:
+        files = [root] if root.is_file() else root.rglob("*.py")
+        if files := [file for file in files if not skip & set(file.relative_to(root).parts)]:
+            return sorted(files, key=Path.as_posix)
+    return []
+
+
+def _docstrings(file: Path) -> str:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # old sources have escapes that newer Pythons warn about
+            tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return ""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = sorted((n for n in ast.walk(tree) if isinstance(n, kinds)), key=lambda n: getattr(n, "lineno", 0))
+    texts = filter(None, map(ast.get_docstring, nodes))  # cleaned with inspect.cleandoc
+    return "\n\n".join(texts).encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no UTF-8
+
+
+def read_documents(path: str | Path) -> Iterator[str]:
+    """The documents of a .txt, .jsonl (key `text`) or .parquet (column `text`) file, or of a folder of these, streamed.
+
+    A .txt with `<|endoftext|>` is cut there and its documents stay as they are, but for the newlines around them. Other
+    .txt files are cut at blank lines, else at newlines, and the pieces are joined again to documents of at least 1 KB.
+    Empty documents are dropped, bytes that are not UTF-8 become U+FFFD. Raises DataError.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path}", "check the spelling, or give the full path")
+    files = [path]
+    if path.is_dir():
+        files = sorted((f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in READERS and not any(
+            part.startswith(".") for part in f.relative_to(path).parts)), key=Path.as_posix)
+        if not files:
+            raise DataError(f"the folder {path.name} holds no {', '.join(READERS)} file", "put the text there first")
+    if files[0].suffix.lower() not in READERS:
+        raise DataError(f"{path.name} is of an unknown kind", f"give a {', '.join(READERS)} file, or a folder of these")
+    return (text for file in files for text in READERS[file.suffix.lower()](file) if text.strip())
+
+
+def _read_txt(file: Path) -> Iterator[str]:
+    def pieces():  # lines, and separators by themselves
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:  # universal newlines: CRLF is read as LF
+            yield from (piece for line in stream for piece in re.split(f"({re.escape(SEPARATOR)})", line) if piece)
+
+    def blocks(is_cut):  # each block is an iterator of pieces
+        return (block for cut, block in groupby(pieces(), key=is_cut) if not cut)
+    if any(piece == SEPARATOR for piece in pieces()):
+        return ("".join(block).strip("\n") for block in blocks(SEPARATOR.__eq__))
+    if len(list(islice(blocks(str.isspace), 2))) > 1:
+        return _pack(("".join(block).rstrip("\n") for block in blocks(str.isspace)), "\n\n")
+    return _pack((line.rstrip("\n") for line in pieces() if line.strip()), "\n")
+
+
+def _pack(pieces: Iterator[str], separator: str, least: int = 1024) -> Iterator[str]:
+    """Joins pieces until each document has `least` bytes; a shorter rest is added to the last one."""
+    ready, pack, size = [], [], 0
+    for piece in pieces:
+        size += len(piece.encode("utf-8")) + (len(separator) if pack else 0)
+        pack.append(piece)
+        if size >= least:
+            yield from ready
+            ready, pack, size = [separator.join(pack)], [], 0
+    if ready or pack:
+        yield separator.join(ready + pack)
+
+
+def _read_jsonl(file: Path) -> Iterator[str]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").strip()
+            try:
+                row = json.loads(text or '{"text": ""}')  # an empty line is an empty document
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise DataError(f"{file.name}, line {number} is not JSON", "repair the line or delete it") from error
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                raise DataError(f'{file.name}, line {number} has no "text"', 'write {"text": "..."} on every line')
+            yield row["text"].encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no UTF-8
+
+
+def _read_parquet(file: Path) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingDependency("reading .parquet needs pyarrow", "pip install pyarrow") from error
+    try:
+        table = pq.ParquetFile(file)
+    except ValueError as error:  # ArrowInvalid is one
+        raise DataError(f"{file.name} is not a parquet file", "download or write it again") from error
+    with table:
+        if "text" not in table.schema_arrow.names:
+            raise DataError(f"{file.name} has no column `text`, only {', '.join(table.schema_arrow.names)}",
+                            "rename the column that holds the text to `text`")
+        for batch in table.iter_batches(batch_size=1024, columns=["text"]):
+            yield from (text for text in batch.column(0).to_pylist() if isinstance(text, str))
+
+
+READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def documents(source: str | Path, *, seed: int = 0, limit_bytes: int | None = None) -> Iterator[str]:
+    """Documents of "stories", of "docs", or of a path (write ./stories for a folder of that name).
+
+    Ends with the document that reaches `limit_bytes` of UTF-8. Stories have no end of their own: 10 MB by default.
+    `seed` is for stories. DataError for a name that is neither.
+    """
+    def limit(texts: Iterator[str], most: float) -> Iterator[str]:
+        while most > 0 and (text := next(texts, None)) is not None:
+            yield text
+            most -= len(text.encode("utf-8"))
+    if source == "stories":
+        return limit(stories(seed), 10_000_000 if limit_bytes is None else limit_bytes)
+    if source != "docs" and not (str(source) and Path(source).expanduser().exists()):
+        near = difflib.get_close_matches(str(source), NAMES, n=1)
+        raise DataError(f"{str(source)!r} is no corpus and no path" + (f"; did you mean {near[0]!r}?" if near else ""),
+                        f"use one of {', '.join(NAMES)}, or the path of a {', '.join(READERS)} file or of a folder")
+    return limit(docs() if source == "docs" else read_documents(source), inf if limit_bytes is None else limit_bytes)
+
+
+def train_val_files(path: str | Path) -> tuple[Path, Path] | None:
+    """A folder's own split: its train.* and val.* (or None where it lacks one of them)."""
+    files = sorted(f for f in Path(path).expanduser().glob("*.*") if f.suffix.lower() in READERS)
+    split = [next((f for f in files if f.stem == stem), None) for stem in ("train", "val")]
+    return tuple(split) if all(split) else None

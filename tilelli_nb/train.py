@@ -274,9 +274,10 @@ class Run:
         """Completes run.json; a run at its last step also leaves the model for from_pretrained."""
         done = self.step == self.config.steps
         if done and self.final_bpb is None:  # resumed after its last step
-            self.final_bpb = next(line["val_bpb"] for line in reversed(records.load_metrics(self.out)) if "val_bpb" in line)
-        self.record |= {"steps": self.step, "bytes_seen": self.step * self.step_bytes, "wall_s": round(self.seconds(), 3),
-                        "bytes_per_s": round(self.step * self.step_bytes / self.train_s, 1) if self.train_s else None,
+            self.final_bpb = records.load_metrics(self.out)[-1]["val_bpb"]
+        seen = self.step * self.step_bytes
+        self.record |= {"steps": self.step, "bytes_seen": seen, "wall_s": round(self.seconds(), 3),
+                        "bytes_per_s": round(seen / self.train_s, 1) if self.train_s else None,
                         "val_bpb": self.final_bpb, "finished": records.now() if done else None}
         if done:
             self.lm.eval().save_pretrained(self.out, val_bpb=self.final_bpb)

@@ -32,7 +32,7 @@ def byte_table(text: str) -> str:
         name = escape(character) if character.isprintable() and character != " " else repr(character)
         rows.append(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     size = len(ByteTokenizer().encode(text))
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("character", "code point", "decimal", "hex", "binary"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("text", "code point", "dec", "hex", "binary"))
     return (f'<div style="overflow-x:auto"><table><caption>{_count(len(text), "character")}, '
             f'{_count(size, "byte")}</caption><thead><tr>{heads}</tr></thead>'
             f'<tbody style="font-family:monospace">{"".join(rows)}</tbody></table></div>')
