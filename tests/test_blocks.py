@@ -166,7 +166,8 @@ def test_router_starts_even_and_sums_to_one():
     assert np.abs(router(draw(4, 8, seed=2)).detach().numpy() - expected).max() < 1e-12
 
 
-@pytest.mark.parametrize("p,value", [([[1, 0, 0]] * 4, 2.0), ([[1 / 3] * 3] * 4, 0.0), ([[.5, .3, .2], [.1, .6, .3]], .065)])
+@pytest.mark.parametrize("p,value", [([[1, 0, 0]] * 4, 2.0), ([[1 / 3] * 3] * 4, 0.0),
+                                     ([[.5, .3, .2], [.1, .6, .3]], .065)])
 def test_balance_golden(p, value):
     assert balance_loss(torch.tensor([p], dtype=torch.float64)).item() == pytest.approx(value, abs=1e-12)
 

@@ -11,15 +11,18 @@ from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 
 def tilelli(*arguments, folder, stdin=b""):
     code = "from tilelli_nb.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=folder, input=stdin, capture_output=True)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("reader")
-    (path / "mine.txt").write_text("\n\n".join(f"This is paragraph {i} of my own text, about nothing much." for i in range(400)))
-    (path / "small.yaml").write_text("model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
-                                     "train: {steps: 20, batch: 4, micro_batch: 4, lr: 1e-2, eval_every: 10, checkpoint_every: 10}\n")
+    paragraphs = (f"This is paragraph {i} of my own text, about nothing much." for i in range(400))
+    (path / "mine.txt").write_text("\n\n".join(paragraphs))
+    (path / "small.yaml").write_text(
+        "model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
+        "train: {steps: 20, batch: 4, micro_batch: 4, lr: 1e-2, eval_every: 10, checkpoint_every: 10}\n")
     return path
 
 

@@ -192,8 +192,8 @@ def test_the_stop_byte_ends_the_text_and_is_not_in_it():
     assert list(lm.stream(random_ids(4), max_new=40, temperature=0, stop=(stop,))) == cut[4:]
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5},
-                                      {"max_new": -1}, {"seed": -1}, {"stop": (300,)}])
+@pytest.mark.parametrize("settings", [{"temperature": -1}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0},
+                                      {"top_p": 1.5}, {"max_new": -1}, {"seed": -1}, {"stop": (300,)}])
 def test_settings_outside_their_range_are_named(settings):
     with pytest.raises(GenerationError, match=next(iter(settings))):
         tiny().generate([1], **settings)

@@ -71,7 +71,7 @@ def test_show_fence_is_longer_than_any_fence_inside(shown):
     assert "\n\n````python\n" in shown[0]["text/markdown"] and shown[0]["text/markdown"].endswith("\n````")
 
 
-@pytest.mark.parametrize("obj", [len, 3, "text", [].append, None, int], ids=repr)
+@pytest.mark.parametrize("obj", [len, 3, "text", [].append, None, int], ids=["len", "number", "text", "method", "none", "type"])
 def test_show_says_so_when_there_is_no_source(obj):
     with pytest.raises(TilelliError, match="no Python source") as error:
         show.show(obj)
@@ -99,7 +99,7 @@ def test_tick(capsys):
     (lambda: __import__("numpy").ones(2) == 1, ["ValueError"]),  # an array has no single truth value
     (lambda needed: True, ["TypeError"]),
     ("not a function", ["TypeError"]),
-], ids=str)
+], ids=["none", "zero", "false", "raises", "undefined", "exit", "attribute", "array", "argument", "text"])
 def test_cross_with_hint_and_never_an_exception(capsys, test, said):
     exercises.check("Task", (test, "look again"))
     out = capsys.readouterr().out

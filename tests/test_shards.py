@@ -31,7 +31,8 @@ def test_the_stream_is_document_zero_document_zero(tmp_path):
 def test_many_small_shards_hold_the_same_stream(tmp_path):
     one = prepare_shards(documents(), tmp_path / "one", "x")
     many = prepare_shards(documents(), tmp_path / "many", "x", shard_bytes=1000)
-    assert len(many.manifest["shards"]) > 10 and many.train.read() == one.train.read() and many.val.read() == one.val.read()
+    assert len(many.manifest["shards"]) > 10
+    assert many.train.read() == one.train.read() and many.val.read() == one.val.read()
     assert many.train.read(1234) == one.train.read(1234)
 
 

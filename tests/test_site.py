@@ -82,6 +82,7 @@ def visit(chromium, site):
             return route.abort()
 
         context.route("**/*", gate)
+        page.on("response", lambda answer: page.errors.append(answer.url) if answer.status >= 400 else None)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
         page.goto(f"{site}/{page_name}.html", wait_until="load")

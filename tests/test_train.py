@@ -24,7 +24,8 @@ TEXT = [f"The {c} cat number {i} sat on the {m} mat. " * 3 for i, (c, m) in enum
 def small(**changes):
     settings = {"steps": 12, "batch": 4, "micro_batch": 4, "eval_every": 6, "eval_bytes": 300, "checkpoint_every": 4,
                 "log_every": 1, **changes}
-    return TilelliLM(load_config("nano").with_model(d_model=16, n_blocks=2, n_heads=2, keep=4, context=32).with_train(**settings))
+    config = load_config("nano").with_model(d_model=16, n_blocks=2, n_heads=2, keep=4, context=32)
+    return TilelliLM(config.with_train(**settings))
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def assert_same_run(a, b):
     assert all(torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True))
 
 
-@pytest.mark.parametrize("step,lr", [(0, 3e-7), (499, 1.5e-4), (999, 3e-4), (12_500, 2.649362e-4), (25_500, 1.649957e-4),
-                                     (37_500, 7.107822e-5), (49_999, 3e-5)])
+@pytest.mark.parametrize("step,lr", [(0, 3e-7), (499, 1.5e-4), (999, 3e-4), (12_500, 2.649362e-4),
+                                     (25_500, 1.649957e-4), (37_500, 7.107822e-5), (49_999, 3e-5)])
 def test_schedule_golden(step, lr):
     assert learning_rate(step, load_config("lite_10m").train) == pytest.approx(lr, rel=1e-6)
 
@@ -93,11 +94,13 @@ def test_a_run_learns_and_leaves_its_record(tmp_path, shards):
     record = train(small(steps=60, lr=1e-2), shards, tmp_path / "run", progress=False, notes="a test")
     lines = load_metrics(tmp_path / "run")
     assert tuple(record) == KEYS and record == load_record(tmp_path / "run")
-    assert (record["steps"], record["bytes_seen"], record["kind"], record["notes"]) == (60, 60 * 4 * 32, "train", "a test")
+    assert (record["steps"], record["bytes_seen"]) == (60, 60 * 4 * 32)
+    assert (record["kind"], record["notes"]) == ("train", "a test")
     assert record["data"]["val_bytes"] == len(shards.val) and record["device"] == "cpu" and record["gpu_name"] is None
     assert lines[0]["loss"] > 5 and lines[-1]["loss"] < 3.5 and record["val_bpb"] == lines[-1]["val_bpb"] < 6
     assert record["val_bpb"] == pytest.approx(TilelliLM.from_pretrained(tmp_path / "run").score(shards.val.read()))
-    assert set(lines[0]) == {"step", "bytes_seen", "loss", "lr", "grad_norm", "balance", "router_use", "zero_share", "wall_s"}
+    assert set(lines[0]) == {"step", "bytes_seen", "loss", "lr", "grad_norm", "balance", "router_use", "zero_share",
+                             "wall_s"}
     assert [len(lines[0]["router_use"]), len(lines[0]["router_use"][0]), len(lines[0]["zero_share"])] == [2, 3, 2]
     assert sum(lines[-1]["router_use"][0]) == pytest.approx(1, abs=1e-5)
     assert [s["step"] for s in load_lines(tmp_path / "run" / "samples.jsonl")] == [1, 6, 60]
@@ -194,7 +197,8 @@ from test_train import small
 from tilelli_nb import open_shards
 from tilelli_nb.train import train
 folder = Path({folder!r})
-train(small(steps=400, checkpoint_every=7), open_shards(folder / "shards"), folder / "killed", resume=True, progress=False)
+lm = small(steps=400, checkpoint_every=7)
+train(lm, open_shards(folder / "shards"), folder / "killed", resume=True, progress=False)
 """
 
 
@@ -202,13 +206,14 @@ def test_kill_9_three_times_and_resume(tmp_path, shards):
     train(small(steps=400, checkpoint_every=7), shards, tmp_path / "whole", progress=False)
     code = KILLED.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
     metrics = tmp_path / "killed" / "metrics.jsonl"
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for lines in (20, 90, 200):
-        process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+        process = subprocess.Popen([sys.executable, "-c", code], env=threads)
         while process.poll() is None and not (metrics.is_file() and metrics.read_bytes().count(b"\n") > lines):
             time.sleep(0.01)
         assert process.poll() is None, "it finished before it could be killed"
         process.kill()
         process.wait()
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    subprocess.run([sys.executable, "-c", code], check=True, env=threads)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert json.loads((tmp_path / "killed" / "run.json").read_text())["finished"]

@@ -20,7 +20,7 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
     Raises ConfigError for an unknown backend or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
-        raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more; the recipe's is 16")
+        raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more, e.g. 16")
     if backend == "auto":
         backend = "blocked" if q.device.type == "cpu" else "reference"
     if backend == "reference":

@@ -30,17 +30,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of write_tensors. Raises CheckpointError for a file that is missing, foreign, truncated or altered."""
+    """The inverse of write_tensors. Raises CheckpointError for a missing, foreign, truncated or altered file."""
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", "check the path and its permissions") from None
+        raise CheckpointError(f"cannot read {path.name}: {error.strerror}", "check path and permissions") from None
     header = data[8:8 + int.from_bytes(data[:8], "little")]
     found = DIGEST.search(header)
     if found is None:
         raise CheckpointError(f"{path.name} is not a checkpoint of this book" + pickle_hint(data),
-                              "use a .safetensors file that save_pretrained or a training run wrote; nothing is unpickled")
+                              "use a .safetensors file of save_pretrained or a training run; nothing is unpickled")
     start = 8 + found.start(1)
     whole = hashlib.sha256(data[:start])
     whole.update(NO_DIGEST)
@@ -72,7 +72,7 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return read_tensors(folder / MODEL_FILE)
     found = newest_good(folder / "checkpoints")
     if found is None:
-        raise CheckpointError(f"{folder.name} holds no {MODEL_FILE} and no checkpoint", "name the folder of a finished run")
+        raise CheckpointError(f"{folder.name} holds no {MODEL_FILE} and no checkpoint", "name the folder of a run")
     tensors, metadata = found
     return {key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")}, metadata
 
@@ -96,7 +96,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint in `folder` that is whole, with a warning for each newer one that is not; None if none is."""
+    """The newest whole checkpoint in `folder`, with a warning for each newer one that is not; None if none is."""
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
             return read_tensors(path)

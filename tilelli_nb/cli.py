@@ -8,7 +8,8 @@ import typer
 
 from .errors import TilelliError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  rich_markup_mode="markdown",
                   help="Tilelli, a byte-level language model you can rebuild from zero.\n\n"
                        "Begin with `tilelli generate \"Once upon a time\"`, then train your own with `tilelli train`.")
 
@@ -38,7 +39,7 @@ def train(
     config: Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")] = "nano",
     corpus: Annotated[str, typer.Option(help=CORPUS_HELP + ", or a folder of shards")] = "stories",
     steps: Annotated[int | None, typer.Option(help="Length of the schedule")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time some steps, then choose a schedule that takes so long")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time some steps, then fix the schedule")] = None,
     stop_at: Annotated[int | None, typer.Option(help="End early, on the same schedule; go on with --resume")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/CONFIG-CORPUS unless given")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out")] = False,
@@ -64,8 +65,8 @@ def train(
     settings = load_config(config).with_train(**{key: value for key, value in changes.items() if value is not None})
     shards = open_corpus(corpus)
     out = out or Path("runs") / f"{settings.name}-{Path(corpus).stem}"
-    record = run_training(TilelliLM(settings), shards, out, resume=resume, stop_at=stop_at, minutes=minutes, prompt=prompt,
-                          device=device, notes=notes)
+    record = run_training(TilelliLM(settings), shards, out, resume=resume, stop_at=stop_at, minutes=minutes,
+                          prompt=prompt, device=device, notes=notes)
     if record["finished"]:
         typer.echo(f"{record['steps']:,} steps, {record['val_bpb']:.4f} bits per byte held out, "
                    f"{record['bytes_per_s']:,.0f} bytes/s: {out}")

@@ -1,6 +1,7 @@
 """Typed configuration, read from YAML. An unknown key or a value that cannot work is an error with its fix."""
 
 import difflib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ class Config:
         sections = {"name": str, "model": dict, "train": dict}
         for key, value in mapping(values, "the configuration").items():
             nearest(key, sections, "")
-            require(value is None or isinstance(value, sections[key]), f"{key} = {value!r} is not a {sections[key].__name__}",
+            require(value is None or isinstance(value, sections[key]),
+                    f"{key} = {value!r} is not a {sections[key].__name__}",
                     "see configs/nano.yaml for the shape of a configuration")
         return cls(name=values.get("name") or "unnamed",
                    model=ModelConfig(**checked(values.get("model") or {}, ModelConfig, "model")),
@@ -108,7 +110,8 @@ def load_config(name_or_path: str | Path) -> Config:
     if not path.is_file():
         guess = difflib.get_close_matches(str(name_or_path), known, n=1)
         raise ConfigError(f"there is no configuration {str(name_or_path)!r}",
-                          (f"did you mean {guess[0]!r}? " if guess else "") + f"use one of {', '.join(known)} or a .yaml file")
+                          (f"did you mean {guess[0]!r}? " if guess else "")
+                          + f"use one of {', '.join(known)} or a .yaml file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -126,10 +129,8 @@ def checked(values: dict[str, Any], cls: type, section: str) -> dict[str, Any]:
     for key, value in mapping(values, section).items():
         nearest(key, types, f"{section}.")
         if types[key] is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-            try:
+            with suppress(ValueError):
                 value = float(value)  # YAML 1.1 reads 3e-4 as text
-            except ValueError:
-                pass
         require(type(value) is types[key], f"{section}.{key} = {value!r} is a {type(value).__name__}",
                 f"give a{'n' if types[key] is int else ''} {types[key].__name__}")
         out[key] = value
@@ -144,7 +145,8 @@ def nearest(key: str, known: Any, prefix: str) -> None:
 
 
 def mapping(values: Any, where: str) -> dict[str, Any]:
-    require(isinstance(values, dict), f"{where} holds {type(values).__name__}, not keys and values", "write `key: value` lines")
+    require(isinstance(values, dict), f"{where} holds {type(values).__name__}, not keys and values",
+            "write `key: value` lines")
     return values
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import GenerationError, TokenError
@@ -43,7 +42,7 @@ def step(lm, x_t: Tensor, state: State) -> Tensor:
 
 
 def prefill(lm, ids: Tensor, state: State) -> Tensor:
-    """Reads (B, n) bytes at once, from position 0, and leaves `state` as n steps would. Logits of the next: (B, 256)."""
+    """Reads (B, n) bytes at once, from position 0: logits of the next (B, 256), and `state` as n steps leave it."""
     h, _ = lm.hidden(ids, state.blocks)
     state.length = ids.shape[1]
     state.window[:, :state.length] = ids
@@ -121,7 +120,7 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
     """Yields the new bytes of one prompt as they are drawn, without the stop byte."""
     ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
     generator = sampling.generator(row)
-    state, logits = None, None
+    state, byte = None, None
     for _ in range(sampling.max_new):
         if state is None:
             state, logits = read(lm, ids, 1)
@@ -198,11 +197,12 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
         for row, start in zip(windows, group, strict=True):
             piece = stream[start:min(start + context, n)]
             row[:len(piece)] = piece  # what follows the end is never read: the model is causal
-        logits = lm(windows.to(lm.token.weight.device)).float() if lm.token.weight.dtype != torch.float64 else lm(windows)
-        all_logp = F.log_softmax(logits, -1).double().cpu()
+        logits = lm(windows.to(lm.token.weight.device))
+        all_logp = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).double().cpu()
         for logp, start in zip(all_logp, group, strict=True):
             skip = context - stride if start else 0  # a later window predicts only what the one before it did not
             targets = stream[start + skip + 1:min(start + context, n) + 1]
-            out[start + skip:start + skip + len(targets)] = logp[skip:skip + len(targets)].gather(1, targets[:, None])[:, 0]
+            found = logp[skip:skip + len(targets)].gather(1, targets[:, None])[:, 0]
+            out[start + skip:start + skip + len(targets)] = found
     lm.train(was_training)
     return out

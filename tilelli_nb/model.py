@@ -47,7 +47,8 @@ class RoutedBlock(nn.Module):
         return mix(x, p, self.conv(y, conv), self.attention(y, attention), self.ffn(y, ffn)), p
 
     def new_state(self, batch: int, context: int) -> BlockState:
-        return BlockState(self.conv.new_state(batch), self.attention.new_state(batch, context), self.ffn.new_state(batch))
+        attention = self.attention.new_state(batch, context)
+        return BlockState(self.conv.new_state(batch), attention, self.ffn.new_state(batch))
 
     def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, Tensor]:
         """One byte: (B, D) -> (B, D) and p (B, 3). Updates `state` in place."""
@@ -127,7 +128,9 @@ class TilelliLM(nn.Module):
     def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
         """The parts of the loss as sums: x and targets (B, T); a sequence's padding is where its target is -100."""
         h, p = self.hidden(x)
-        nats = F.cross_entropy(self.logits(h).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        logits = self.logits(h).flatten(0, 1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
         mask = targets != IGNORE
         return LossTerms(nats, mask.sum(), sequence_balance(p, mask).mean(1).sum(), p.detach().mean(2).sum(0))
 
@@ -135,13 +138,16 @@ class TilelliLM(nn.Module):
         if x.shape[-1] > self.config.model.context:
             raise TokenError(f"{x.shape[-1]} bytes at once, but the model sees {self.config.model.context}",
                              "pass fewer, or use generate() and score(), which move the window along")
-        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < VOCAB):
-            raise TokenError(f"a token outside 0..255: {int(x.min())} to {int(x.max())}", "encode text with ByteTokenizer")
+        if x.device.type != "cpu" or not x.numel():
+            return  # on a GPU looking would make it wait
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= VOCAB:
+            raise TokenError(f"a token outside 0..255: they go from {low} to {high}", "encode text with ByteTokenizer")
 
     def parameter_table(self) -> dict[str, int]:
         """Parameters by part; the values sum to the model's size."""
-        parts = {"token": "token.", "position": "position.", "conv": ".conv.", "attention": ".attention.", "ffn": ".ffn.",
-                 "router": ".router.", "norms": "norm.", "output": "output."}
+        parts = {"token": "token.", "position": "position.", "conv": ".conv.", "attention": ".attention.",
+                 "ffn": ".ffn.", "router": ".router.", "norms": "norm.", "output": "output."}
         table = dict.fromkeys(parts, 0)
         for name, parameter in self.named_parameters():
             table[next(part for part, mark in parts.items() if mark in name)] += parameter.numel()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,12 +15,13 @@ from .errors import DataError
 
 PACKAGE = Path(__file__).parent
 KEYS = ("name", "kind", "config", "seed", "data", "steps", "bytes_seen", "device", "gpu_name", "versions", "git",
-        "package_sha256", "started", "finished", "wall_s", "bytes_per_s", "mfu", "usd_per_hour", "usd", "val_bpb", "notes")
+        "package_sha256", "started", "finished", "wall_s", "bytes_per_s", "mfu", "usd_per_hour", "usd", "val_bpb",
+        "notes")
 KINDS = ("train", "sft", "eval", "bench")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a temporary file beside `path`, flushes it to the disk and renames it: `path` is old or new, never half."""
+    """Writes a temporary file beside `path`, flushes it to disk and renames it: `path` is old or new, never half."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -51,10 +53,8 @@ def versions() -> dict[str, str]:
     """Python, operating system and the libraries that decide the numbers."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in ("torch", "numpy", "triton", "tilelli-nb"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
     return found
 
 
@@ -114,3 +114,25 @@ def load_metrics(name: str | Path) -> list[dict[str, Any]]:
     """The metrics.jsonl of a committed run, by name, or of any run folder."""
     folder = Path(name) if (Path(name) / "metrics.jsonl").is_file() else runs_folder() / name
     return load_lines(folder / "metrics.jsonl")
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Adds one line to a .jsonl file."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(f"cannot write {path.name}: {error.strerror}",
+                        "free some room, then go on with --resume: the last checkpoint is whole") from None
+
+
+def keep_lines(path: Path, last_step: int) -> None:
+    """Drops the lines of a .jsonl file after a step, and a last one that is only half written; makes a missing file."""
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except ValueError:
+            break  # the process was killed while it wrote
+    write_atomic(path, b"".join(kept))

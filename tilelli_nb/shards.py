@@ -37,7 +37,8 @@ def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *,
     return open_shards(folder)
 
 
-def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabytes: float = 10.0, seed: int = 0) -> "Shards":
+def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabytes: float = 10.0,
+                seed: int = 0) -> "Shards":
     """The shards of a named corpus, a file, a folder of files or a folder of shards; they are made when missing.
 
     They land in data/NAME (or `folder`). A file's or folder's name carries a digest of what is in it, so that a changed
@@ -61,7 +62,8 @@ def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabyt
 def fingerprint(path: Path) -> str:
     """sha256 of a file's bytes, or of the names and digests of a folder's files."""
     if path.is_dir():
-        inside = "".join(f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in sorted(path.rglob("*")) if p.is_file())
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        inside = "".join(f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in files)
         return hashlib.sha256(inside.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,14 +79,14 @@ class ShardWriter:
 
     def __init__(self, folder: Path, source: str, revision: str | None, shard_bytes: int) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
-        self.manifest = {"format": 1, "source": source, "revision": revision, "shard_bytes": shard_bytes, "complete": False,
-                         "documents_read": 0, "shards": []}
+        self.manifest = {"format": 1, "source": source, "revision": revision, "shard_bytes": shard_bytes,
+                         "complete": False, "documents_read": 0, "shards": []}
         if (folder / MANIFEST).is_file():
             found = read_manifest(folder)
             same = all(found.get(key) == self.manifest[key] for key in ("format", "source", "revision", "shard_bytes"))
             if not same:
-                raise DataError(f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), not of "
-                                f"{source!r} ({revision})", "choose another folder, or delete this one")
+                raise DataError(f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), "
+                                f"not of {source!r} ({revision})", "choose another folder, or delete this one")
             self.manifest = found
         self.waiting: dict[str, list[bytes]] = {"train": [], "val": []}
         self.waiting_bytes = 0
@@ -112,8 +114,8 @@ class ShardWriter:
             data = b"".join(documents)
             name = f"{split}-{number:05d}.bin"
             write_atomic(self.folder / name, data)
-            self.manifest["shards"].append({"file": name, "split": split, "bytes": len(data), "documents": len(documents),
-                                            "sha256": hashlib.sha256(data).hexdigest()})
+            self.manifest["shards"].append({"file": name, "split": split, "bytes": len(data),
+                                            "documents": len(documents), "sha256": hashlib.sha256(data).hexdigest()})
         self.waiting, self.waiting_bytes = {"train": [], "val": []}, 0
         self.manifest |= {"documents_read": documents_read, "complete": complete}
         write_atomic(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n")
@@ -122,8 +124,8 @@ class ShardWriter:
         """A small corpus may have nothing on one side of the split: its last document moves over."""
         train, val = self.waiting["train"], self.waiting["val"]
         if len(train) + len(val) < 2:
-            raise DataError(f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at least two",
-                            "add text: one document is held out to measure on, the others are trained on")
+            raise DataError(f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at "
+                            "least two", "add text: one document is held out to measure on, the others are trained on")
         if not val:
             val.append(train.pop())
         if not train:
@@ -136,7 +138,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError:
         raise DataError(f"{folder.name} holds no shards", "make them with `tilelli data NAME --out FOLDER`") from None
     except ValueError:
-        raise DataError(f"the manifest of {folder.name} is not JSON", "delete the folder and make the shards again") from None
+        raise DataError(f"the manifest of {folder.name} is not JSON", "delete the folder and make it again") from None
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,8 @@ class Shards:
         starts = torch.randint(int(ends[-1]), (rows,), generator=generator)
         which = torch.searchsorted(ends, starts, right=True)
         begins = starts - (ends - lengths)[which]
-        windows = [self.train.shards[s][b:b + context + 1] for s, b in zip(which.tolist(), begins.tolist(), strict=True)]
-        stacked = torch.from_numpy(np.stack(windows)).long()
+        places = zip(which.tolist(), begins.tolist(), strict=True)
+        stacked = torch.from_numpy(np.stack([self.train.shards[s][b:b + context + 1] for s, b in places])).long()
         return stacked[:, :-1], stacked[:, 1:]
 
     def describe(self) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def open_shards(folder: str | Path, verify: bool = True) -> Shards:
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             size = f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}" if path.is_file() else "missing"
-            raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make the shards again")
+            raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make it again")
         if verify:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

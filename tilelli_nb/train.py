@@ -1,7 +1,6 @@
 """Training: one loop for the notebook, the command line and the tests. It can be stopped and killed at any moment."""
 
 import copy
-import json
 import math
 import signal
 import threading
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checkpoint, inference, records
 from .config import Config, TrainConfig
-from .errors import CheckpointError, ConfigError, DataError, TrainingError
+from .errors import ConfigError, DataError, TrainingError
 from .records import write_atomic
 from .shards import Shards
 
@@ -29,10 +28,11 @@ def train(lm, shards: Shards, out: str | Path, *, resume: bool = False, stop_at:
           notes: str = "", on_log: Callable[[dict], None] | None = None) -> dict[str, Any]:
     """Trains `lm` as its configuration says and returns the run record; the folder `out` holds everything.
 
-    out/run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%), checkpoints/ and, at the end, model.safetensors.
-    `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had happened. `stop_at` ends early on the
-    same schedule; `minutes` times some steps on a copy and sets the length of the schedule from them. SIGTERM and SIGINT
-    write a checkpoint and return. `on_log` gets each metrics line. Raises TrainingError, DataError, CheckpointError.
+    run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%), checkpoints/ and, at the end, model.safetensors.
+    `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had happened. `stop_at` ends early on
+    the same schedule; `minutes` times some steps on a copy and fixes the length of the schedule from them. SIGTERM and
+    SIGINT write a checkpoint and return. `on_log` gets each metrics line. Raises TrainingError, DataError,
+    ConfigError, CheckpointError.
     """
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.begin(resume, minutes, notes)
@@ -65,15 +65,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with decay on the matrices of attention, FFN and output alone."""
-    decayed = [p for name, p in lm.named_parameters() if name.startswith("output") or ".attention." in name or ".ffn." in name]
-    chosen = set(map(id, decayed))
-    rest = [p for p in lm.parameters() if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": [], "weight_decay": config.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in lm.named_parameters():
+        is_matrix = name.startswith("output") or ".attention." in name or ".ffn." in name
+        groups[0 if is_matrix else 1]["params"].append(parameter)
     fused = next(lm.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
 
 
-def update(lm, optimizer: torch.optim.Optimizer, batch: tuple, config: TrainConfig, lr: float) -> dict[str, torch.Tensor]:
+def update(lm, optimizer: torch.optim.Optimizer, batch: tuple, config: TrainConfig, lr: float) -> dict[str, Tensor]:
     """One step on x and targets (batch, T): gradients summed over micro-batches, clipped, applied.
 
     The loss and balance of the step, its gradient norm and the router's use (blocks, 3) come back as tensors.
@@ -105,7 +105,7 @@ class Run:
         lm.to(self.device).train()
         self.step, self.wall_s, self.train_s = 0, 0.0, 0.0  # wall_s: all; train_s: without evaluation and files
         self.started = time.perf_counter()
-        self.last: dict[str, torch.Tensor] = {}
+        self.last: dict[str, Tensor] = {}
         self.final_bpb: float | None = None
 
     @property
@@ -128,7 +128,7 @@ class Run:
     def begin(self, resume: bool, minutes: float | None, notes: str) -> None:
         exists = (self.out / "run.json").is_file()
         if exists and not resume:
-            raise TrainingError(f"{self.out.name} already holds a run", "add --resume to go on with it, or choose another --out")
+            raise TrainingError(f"{self.out.name} already holds a run", "go on with --resume, or choose another --out")
         self.record = records.load_record(self.out) if exists else None
         if self.record:
             self.continue_record()
@@ -145,7 +145,7 @@ class Run:
         if resume:
             self.load()
         for name in ("metrics.jsonl", "samples.jsonl"):
-            self.forget_after(self.out / name)
+            records.keep_lines(self.out / name, self.step)
 
     def continue_record(self) -> None:
         """The run's own configuration counts: --minutes fixed its steps once. Everything else must be the same."""
@@ -158,7 +158,7 @@ class Run:
         self.lm.config = stored
 
     def set_steps(self, minutes: float) -> None:
-        """Times a few steps and an evaluation on a copy; as many steps as fit into `minutes`, files and samples included."""
+        """Times some steps and an evaluation on a copy: as many steps as fit into `minutes`, all else included."""
         lm = copy.deepcopy(self.lm)
         optimizer, generator = make_optimizer(lm, self.config), torch.Generator().manual_seed(self.config.seed)
         seconds = []
@@ -182,28 +182,15 @@ class Run:
             return  # killed before the first checkpoint: begin again
         tensors, state = found
         self.lm.load_weights({key[6:]: t for key, t in tensors.items() if key.startswith("model.")})
-        moments: dict[int, dict[str, torch.Tensor]] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = tensor
-        try:
-            self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        except (ValueError, KeyError):
-            raise CheckpointError("the optimizer's state does not fit this model", "resume with the same configuration") from None
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.generator.set_state(tensors["generator"])
         self.step, self.wall_s, self.train_s = state["step"], state["wall_s"], state["train_s"]
-
-    def forget_after(self, path: Path) -> None:
-        """Drops the lines of a .jsonl file that were written after the checkpoint: the steps will run again."""
-        kept = []
-        for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-            try:
-                if json.loads(line)["step"] <= self.step:
-                    kept.append(line)
-            except ValueError:
-                break  # half a line: the process was killed while it wrote
-        write_atomic(path, b"".join(kept))
 
     # Steps
 
@@ -220,13 +207,14 @@ class Run:
         line = {"step": self.step, "bytes_seen": self.step * self.step_bytes, "loss": loss,
                 "lr": learning_rate(self.step - 1, self.config), "grad_norm": float(self.last["grad_norm"]),
                 "balance": float(self.last["balance"]), "router_use": self.last["router_use"].tolist(),
-                "zero_share": [(block.ffn.up.zero_share() + block.ffn.down.zero_share()) / 2 for block in self.lm.blocks]}
+                "zero_share": [(b.ffn.up.zero_share() + b.ffn.down.zero_share()) / 2 for b in self.lm.blocks]}
         if self.is_due(self.config.eval_every):
             finished = self.step == self.config.steps
-            line["val_bpb"] = inference.score(self.lm, self.shards.val.read(FINAL_EVAL_BYTES if finished else self.config.eval_bytes))
+            held_out = self.shards.val.read(FINAL_EVAL_BYTES if finished else self.config.eval_bytes)
+            line["val_bpb"] = inference.score(self.lm, held_out)
             self.final_bpb = line["val_bpb"] if finished else None
         line["wall_s"] = round(self.seconds(), 3)
-        self.append("metrics.jsonl", line)
+        records.append_line(self.out / "metrics.jsonl", line)
         if self.on_log:
             self.on_log(line)
         return f"loss {loss:.3f}" + (f", held out {line['val_bpb']:.3f} bits per byte" if "val_bpb" in line else "")
@@ -241,16 +229,9 @@ class Run:
     def sample(self) -> None:
         tokenizer = inference.ByteTokenizer()
         self.lm.eval()
-        text = tokenizer.decode(self.lm.generate(tokenizer.encode(self.prompt), max_new=400, temperature=0.8, seed=self.config.seed))
+        ids = self.lm.generate(tokenizer.encode(self.prompt), max_new=400, temperature=0.8, seed=self.config.seed)
         self.lm.train()
-        self.append("samples.jsonl", {"step": self.step, "text": text})
-
-    def append(self, name: str, line: dict) -> None:
-        try:
-            with open(self.out / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise TrainingError(f"cannot write {name}: {error.strerror}", "free some room, then resume with --resume") from None
+        records.append_line(self.out / "samples.jsonl", {"step": self.step, "text": tokenizer.decode(ids)})
 
     # Files
 

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/training_speed.py [--config nano] [--rounds 5] [--steps 6] [--out book/runs/NAME]
 
-The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps, full
-T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). Both are timed in turn, round
-by round, on the same batch. With --out the figures become a run record.
+The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps,
+full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). Both are timed in
+turn, round by round, on the same batch. With --out the figures become a run record.
 """
 
 import argparse
@@ -73,13 +73,13 @@ class PlainLM(nn.Module):
 
     def copy_from(self, lm):
         """The package model's weights, so that equality can be checked."""
-        own = {"token.weight": lm.token.weight, "position.weight": lm.position.weight, "output.weight": lm.output.weight,
-               "norm.weight": lm.norm.weight, "norm.bias": lm.norm.bias}
+        own = {"token.weight": lm.token.weight, "position.weight": lm.position.weight,
+               "output.weight": lm.output.weight, "norm.weight": lm.norm.weight, "norm.bias": lm.norm.bias}
         for i, b in enumerate(lm.blocks):
             q, k, v = b.attention.weight.chunk(3)
-            parts = {"norm.weight": b.norm.weight, "norm.bias": b.norm.bias, "router.weight": b.router.weight, "q.weight": q,
-                     "k.weight": k, "v.weight": v, "conv.weight": b.conv.weight[:, None], "up.weight": b.ffn.up.weight,
-                     "down.weight": b.ffn.down.weight}
+            parts = {"norm.weight": b.norm.weight, "norm.bias": b.norm.bias, "router.weight": b.router.weight,
+                     "q.weight": q, "k.weight": k, "v.weight": v, "conv.weight": b.conv.weight[:, None],
+                     "up.weight": b.ffn.up.weight, "down.weight": b.ffn.down.weight}
             own |= {f"blocks.{i}.{name}": w for name, w in parts.items()}
         self.load_state_dict({name: w.detach().clone() for name, w in own.items()})
         return self
@@ -112,7 +112,8 @@ def main():
         same = (lm(x[:2]) - plain(x[:2])[0]).abs().median().item()
     assert same < 1e-4, f"the two builds compute different functions: median difference {same}"
 
-    optimizers = make_optimizer(lm, config.train), torch.optim.AdamW(plain.parameters(), lr=config.train.lr, betas=(0.9, 0.95))
+    plain_adamw = torch.optim.AdamW(plain.parameters(), lr=config.train.lr, betas=(0.9, 0.95))
+    optimizers = make_optimizer(lm, config.train), plain_adamw
     runs = {"package": lambda: update(lm, optimizers[0], (x, targets), config.train, config.train.lr),
             "straightforward": lambda: plain_update(plain, optimizers[1], x, targets, config.train)}
     speeds = {name: [] for name in runs}
@@ -129,9 +130,10 @@ def main():
         print(f"{name:<16}{medians[name]:>10,.0f} bytes/s   ({min(values):,.0f} to {max(values):,.0f})")
     print(f"ratio, median of {args.rounds} rounds: {ratio:.2f}   threads: {torch.get_num_threads()}")
     if args.out:
-        notes = (f"Median of {args.rounds} paired rounds of {args.steps} steps, batch {args.batch} x {config.model.context}, "
-                 f"{torch.get_num_threads()} threads. Straightforward build of the same function: "
-                 f"{medians['straightforward']:.0f} bytes/s; ratio {ratio:.2f}.")
+        notes = (f"Median of {args.rounds} paired rounds of {args.steps} steps, batch {args.batch} x "
+                 f"{config.model.context}, {torch.get_num_threads()} threads. "
+                 f"Straightforward build of the same function: {medians['straightforward']:.0f} bytes/s; "
+                 f"ratio {ratio:.2f}.")
         record = new_record(args.out.name, "bench", config=config.to_dict(), seed=0, steps=args.rounds * args.steps,
                             bytes_seen=args.rounds * args.steps * x.numel(), finished=now(),
                             bytes_per_s=round(medians["package"], 1), notes=notes)

@@ -1,0 +1,96 @@
+# Everything starts from a fresh clone: Python 3.11 or newer, git and make are enough. `make help` lists the targets.
+SHELL := bash
+PY ?= python3
+VENV ?= .venv
+PORT ?= 8000
+WORKERS ?= 2
+ARGS ?= --config nano --corpus stories --minutes 4
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export PYTHONUNBUFFERED := 1
+
+# Without VENV=..., or with one that does not exist yet, the environment is made here and kept up to date. One that
+# exists already is used as it is: nothing is installed into it, and the package is taken from this folder.
+ifneq ($(origin VENV),file)
+ifneq ($(wildcard $(BIN)/python),)
+READY := given
+export PYTHONPATH := $(CURDIR)
+endif
+endif
+READY ?= $(VENV)/.ready
+
+PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/*.py book/_static/*.* _config.yml _toc.yml)
+
+.DEFAULT_GOAL := help
+.PHONY: book serve test lab sync run train check lint clean help given
+
+book: _build/html/index.html ## build the site from the committed outputs
+	@echo "The book: _build/html/index.html"
+
+_build/html/index.html: $(PAGES) | $(READY)
+	@echo "Building the site: about half a minute. No notebook is executed."
+	@$(BIN)/python book/tools.py vendor
+	@$(BIN)/jupyter-book build . -n -W --keep-going -q \
+	  || { rm -rf _build/.doctrees $@; echo "The site has warnings: see above" >&2; exit 1; }
+	@touch $@
+
+serve: book ## build the site and serve it on this machine (PORT=8000)
+	@echo "Serving http://127.0.0.1:$(PORT)/ until Ctrl-C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+test: $(READY) ## unit tests, every notebook, the site in a browser
+	@echo "Testing the package, then every notebook, then the site: about 5 minutes on 2 cores."
+	@rm -rf _build/test && mkdir -p _build/test
+	@failed=0; \
+	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
+	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
+	phase 1-package tests --ignore=tests/test_site.py -n $(WORKERS) --dist loadscope; \
+	phase 2-notebooks --nbval-lax notebooks; \
+	phase 3-site tests/test_site.py; \
+	echo; echo "Package, notebooks, site:"; \
+	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \
+	exit $$failed
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@echo "Starting JupyterLab: a few seconds. Stop it with Ctrl-C."
+	@$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
+
+sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for one)
+	@$(BIN)/python book/tools.py sync $(NAMES)
+
+run: $(READY) ## execute the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
+	@echo "Executing stale notebooks: about half a minute each."
+	@$(BIN)/python book/tools.py run $(NAMES) $(if $(FORCE),--force)
+
+train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
+	@echo "Training: tilelli train $(ARGS)"
+	@$(BIN)/python -c 'from tilelli_nb.cli import main; main()' train $(ARGS)
+
+check: ## say OK or MISSING for everything the book needs
+	@"$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PY))" book/check_environment.py
+
+lint: $(READY) ## check the style of the code
+	@$(BIN)/python -m ruff check .
+
+clean: ## remove what was built; the environment and trained runs stay
+	@rm -rf _build dist build *.egg-info .pytest_cache .ruff_cache
+	@find book notebooks tests tilelli_nb \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@echo "Clean."
+
+help: ## this list
+	@echo "make TARGET, on a fresh clone too:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@echo "VENV=path uses an environment of your own; PY=python3.12 names the Python to make one with."
+
+given:
+	@$(BIN)/python book/check_environment.py --quiet
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing the pinned requirements into $(VENV): 2 to 5 minutes the first time, about 2.5 GB."
+	@$(PY) -m venv $(VENV)
+	@$(INSTALL) -r requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@

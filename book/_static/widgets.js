@@ -1,0 +1,22 @@
+// The widget manager's modules look for their fonts beside the page; the fonts are beside the manager.
+const manager = new URL("vendor/html-manager", document.currentScript.src).href;
+requirejs.config({
+  paths: { "@jupyter-widgets/html-manager": `${manager}/index`, "@jupyter-widgets/html-manager/dist": manager },
+});
+
+// A slider's handle has no name of its own: give it that of its label, for those who hear the page.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll('.widget-slider [role="slider"]:not([aria-label])')) {
+    const label = handle.closest(".widget-slider").querySelector(".widget-label");
+    handle.setAttribute("aria-label", (label && label.textContent.trim()) || "slider");
+  }
+}).observe(document, { childList: true, subtree: true });
+
+// The manager typesets labels with the interface of MathJax 2; the pages have MathJax 3. When this event comes, MathJax
+// has been loaded (its script is deferred) and no widget has been drawn yet.
+document.addEventListener("DOMContentLoaded", () => {
+  if (window.MathJax && MathJax.startup && !MathJax.Hub) {
+    const typeset = (element) => MathJax.startup.promise.then(() => MathJax.typesetPromise([element]));
+    MathJax.Hub = { Queue: ([, , element]) => typeset(element) };
+  }
+});

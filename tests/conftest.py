@@ -1,0 +1,22 @@
+"""What every test may count on. Nothing here imports torch, so that collecting stays quick."""
+
+import os
+import random
+import sys
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores; set before torch is imported
+
+
+@pytest.fixture(autouse=True)
+def same_every_time(monkeypatch):
+    """Fixed seeds, and figures that need no window. Undone after each test, so that the notebooks never see it."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+        torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
