@@ -23,7 +23,7 @@ READY ?= $(VENV)/.ready
 PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/*.py book/_static/*.* _config.yml _toc.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test lab sync run train check lint clean help given
+.PHONY: book serve test lab sync run student train check lint clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
 	@echo "The book: _build/html/index.html"
@@ -62,6 +62,9 @@ sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for o
 run: $(READY) ## execute the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
 	@echo "Executing stale notebooks: about half a minute each."
 	@$(BIN)/python book/tools.py run $(NAMES) $(if $(FORCE),--force)
+
+student: $(READY) ## write copies of the notebooks without the solutions into student/
+	@$(BIN)/python book/tools.py student
 
 train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import offline
 import pairs
+import student
 from checks import CHECKS, book_problems, is_stale, stamp_of
 from pairs import ROOT, keep, notebooks, read_notebook, write_notebook
 
@@ -107,12 +108,19 @@ def command_vendor(args) -> int:
     return 0
 
 
+def command_student(args) -> int:
+    copies = student.write_copies(chosen(args.names, notebooks()))
+    print(f"{len(copies)} student copies, without solutions and outputs, in {copies[0].parent.relative_to(ROOT)}/")
+    return 0
+
+
 COMMANDS = {
     "sync": (command_sync, "carry book/NN_name.md into its notebook, in place"),
     "adopt": (command_adopt, "the other way: write book/NN_name.md from a notebook that was edited"),
     "run": (command_run, "execute stale notebooks in place and stamp them"),
     "stale": (command_stale, "list the notebooks whose outputs are older than their code"),
     "check": (command_check, "list what is wrong with the chapters"),
+    "student": (command_student, "write copies without the solutions into student/"),
     "vendor": (command_vendor, "fetch the scripts that make the site work offline"),
 }
 

@@ -20,3 +20,14 @@ def same_every_time(monkeypatch):
         torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what the book says to each hostile input: tests/test_hostile.py hands the messages over."""
+    passed = terminalreporter.stats.get("passed", [])
+    rows = [dict(report.user_properties) for report in passed if report.when == "call"]
+    rows = [row for row in rows if "hostile" in row]
+    if rows:
+        terminalreporter.section("hostile inputs and what the reader is told")
+        for row in sorted(rows, key=lambda row: row["hostile"]):
+            terminalreporter.write_line(f"{row['hostile']:<34} {row['told']}")

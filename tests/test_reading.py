@@ -71,7 +71,8 @@ def test_show_fence_is_longer_than_any_fence_inside(shown):
     assert "\n\n````python\n" in shown[0]["text/markdown"] and shown[0]["text/markdown"].endswith("\n````")
 
 
-@pytest.mark.parametrize("obj", [len, 3, "text", [].append, None, int], ids=["len", "number", "text", "method", "none", "type"])
+@pytest.mark.parametrize("obj", [len, 3, "text", [].append, None, int],
+                         ids=["len", "number", "text", "method", "none", "type"])
 def test_show_says_so_when_there_is_no_source(obj):
     with pytest.raises(TilelliError, match="no Python source") as error:
         show.show(obj)

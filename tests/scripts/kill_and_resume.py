@@ -1,0 +1,108 @@
+"""Kills a training run and a shard writer at random moments, resumes, and compares with runs that were never killed.
+
+    python tests/scripts/kill_and_resume.py [--trials 20] [--seed 0]
+
+Each trial starts afresh, is killed with SIGKILL up to three times at random moments of its life, is then let to finish,
+and must leave the same bytes as the uninterrupted run: weights, metrics (times aside) and samples; shards and manifest.
+Exits 1 if any trial differs.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tilelli_nb import TilelliLM, load_config, prepare_shards
+from tilelli_nb.checkpoint import MODEL_FILE, read_tensors
+from tilelli_nb.corpora import documents
+from tilelli_nb.records import load_metrics
+from tilelli_nb.train import train
+
+torch.set_num_threads(1)  # one thread before and after fork: the children start in milliseconds
+
+
+def training_run(folder: Path) -> None:
+    shards = prepare_shards(documents("stories", limit_bytes=60_000), folder / "shards", "stories")
+    config = load_config("nano").with_model(d_model=32, n_blocks=2, n_heads=2, keep=8, context=64)
+    config = config.with_train(steps=120, batch=4, micro_batch=4, log_every=1, eval_every=30, eval_bytes=2000,
+                               checkpoint_every=9)
+    train(TilelliLM(config), shards, folder / "run", resume=True, progress=False)
+
+
+def training_result(folder: Path) -> dict[str, object]:
+    metrics = [{k: v for k, v in line.items() if k != "wall_s"} for line in load_metrics(folder / "run")]
+    tensors, _ = read_tensors(folder / "run" / MODEL_FILE)
+    weights = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return {"metrics": metrics, "samples": (folder / "run" / "samples.jsonl").read_bytes(), **weights}
+
+
+def shard_writer(folder: Path) -> None:
+    prepare_shards(documents("stories", limit_bytes=3_000_000), folder / "shards", "stories", shard_bytes=25_000)
+
+
+def shard_result(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "shards").iterdir()}
+
+
+def run_child(job, folder: Path, kill_after: float | None) -> bool:
+    """Runs job(folder) in a forked child, killed after so many seconds; True if it was killed before it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            job(folder)
+            os._exit(0)
+        except BaseException as error:
+            print(f"the child failed: {error}", flush=True)
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    if os.WEXITSTATUS(status):
+        raise SystemExit("a child failed without being killed: see above")
+    return False
+
+
+def trials(name: str, job, result, count: int, rng: random.Random, root: Path) -> int:
+    start = time.perf_counter()
+    run_child(job, root / "whole", None)
+    life, expected, identical, kills = time.perf_counter() - start, result(root / "whole"), 0, 0
+    for trial in range(count):
+        folder = root / str(trial)
+        before = kills
+        for _ in range(rng.randint(1, 3)):
+            kills += run_child(job, folder, rng.uniform(0.02, 0.8) * life)
+        run_child(job, folder, None)
+        same = result(folder) == expected
+        identical += same
+        verdict = "identical" if same else "DIFFERENT"
+        print(f"{name} {trial + 1:2}: killed {kills - before} times, {verdict}", flush=True)
+        shutil.rmtree(folder)
+    print(f"{name}: {identical} of {count} identical after {kills} kills (life of a run: {life:.1f} s)", flush=True)
+    return identical
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng, identical = random.Random(args.seed), 0
+    jobs = [("training", training_run, training_result), ("writer", shard_writer, shard_result)]
+    with tempfile.TemporaryDirectory() as root:
+        for name, job, result in jobs:
+            identical += trials(name, job, result, args.trials, rng, Path(root) / name)
+    print(f"{identical} of {2 * args.trials} identical")
+    raise SystemExit(identical != 2 * args.trials)
+
+
+if __name__ == "__main__":
+    main()
