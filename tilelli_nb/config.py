@@ -145,11 +145,13 @@ def nearest(key: str, known: Any, prefix: str) -> None:
 
 
 def mapping(values: Any, where: str) -> dict[str, Any]:
+    """The values, if they are keys and values at all. Raises ConfigError."""
     require(isinstance(values, dict), f"{where} holds {type(values).__name__}, not keys and values",
             "write `key: value` lines")
     return values
 
 
 def require(condition: bool, problem: str, fix: str) -> None:
+    """Raises ConfigError unless the condition holds."""
     if not condition:
         raise ConfigError(problem, fix)

@@ -133,6 +133,7 @@ class ShardWriter:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of shards. Raises DataError when there is none."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except OSError:

@@ -1,0 +1,60 @@
+"""The package keeps its shape: layers without circles, short files, short functions, and no hidden dependency."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tilelli_nb"
+MODULES = sorted(PACKAGE.glob("*.py"))
+LAYERS = [
+    {"errors"},
+    {"tokenizer", "conv", "ternary", "router", "config", "records"},
+    {"attention", "inference", "checkpoint", "corpora"},
+    {"shards"},  # beside corpora in the plan; it opens them by name, so it stands one below
+    {"model"},
+    {"train"},
+    {"figures", "widgets", "show", "exercises"},
+    {"cli"},
+]
+LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tilelli_nb"):
+            found.add((node.module.split(".") + ["__init__"])[1])
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__init__"], ids=lambda path: path.stem)
+def test_a_module_imports_only_from_layers_above_it(path):
+    assert path.stem in LAYER_OF, "give the new module its place in LAYERS"
+    for other in imports(path):
+        assert LAYER_OF[other] < LAYER_OF[path.stem], f"{path.stem} imports {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 45, node.name
+
+
+def test_the_package_is_small():
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES) < 3600
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_public_names_have_docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
