@@ -1,0 +1,102 @@
+"""Makes a finished run part of the book: its record under book/runs, its weights in bf16 in the package, a model card.
+
+    python tests/scripts/bundle_weights.py runs/nano-stories nano --corpus stories
+
+The card's numbers are measured here, on the weights as they are bundled and on the run's held-out stream.
+"""
+
+import argparse
+import bz2
+import lzma
+import shutil
+from pathlib import Path
+
+import torch
+
+from tilelli_nb import ByteTokenizer, TilelliLM, load_record
+from tilelli_nb.records import write_atomic
+from tilelli_nb.shards import open_corpus
+from tilelli_nb.train import FINAL_EVAL_BYTES
+
+ROOT = Path(__file__).parents[2]
+CARD = """# tilelli/{name}
+
+A byte-level language model of {parameters:,} parameters, trained from nothing by the code of this book.
+
+| | |
+|---|---|
+| architecture | configuration `{config}`: {blocks} routed blocks of width {width}, context {context} bytes |
+| trained on | {source}, {train_mb:.1f} MB; held out {val_kb:,.0f} KB |
+| training | {steps:,} steps of {batch} x {context} bytes, {seen_mb:.1f} MB, peak learning rate {lr:g}, seed {seed} |
+| time | {minutes:.0f} minutes on a {device} ({speed:,.0f} bytes/s) |
+| held out, in chunks of {context} | **{bits:.4f} bits per byte** as bundled (bf16); {fp32_bits:.4f} in fp32 |
+| held out, sliding window | {sliding:.4f} bits per byte |
+| the same stream | bzip2 -9: {bzip2:.3f}, xz -9e: {xz:.3f} bits per byte |
+| record | `book/runs/{run}/run.json`, code at commit {git} |
+
+## Reproduce it
+
+```sh
+{command}
+```
+
+## What it writes
+
+Prompt in bold, temperature 0.8, seed {seed}:
+
+{samples}
+
+## What it is not
+
+It has read nothing but generated stories about a small world. It knows no facts, answers no questions and repeats what
+its world holds. The data are made by `tilelli_nb/corpora.py` from word lists in this repository; the weights have the
+licence of the code, Apache-2.0.
+"""
+
+
+def quote(tok, lm, prompt: str, seed: int) -> str:
+    ids = tok.encode(prompt)
+    out = tok.decode(lm.generate(ids, max_new=700, temperature=0.8, seed=seed))
+    return "> **" + prompt + "**" + out[len(prompt):].replace("\n", "\n>\n> ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--corpus", required=True)
+    args = parser.parse_args()
+    record, folder = load_record(args.run), ROOT / "tilelli_nb" / "weights" / args.name
+    lm = TilelliLM.from_pretrained(args.run)
+    lm.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"])
+    shards = open_corpus(args.corpus)
+    held_out = shards.val.read(FINAL_EVAL_BYTES)
+    assert shards.describe() == record["data"], "this is not the corpus of the run"
+    bundled, train = TilelliLM.from_pretrained(folder), record["config"]["train"]
+    model, tok = record["config"]["model"], ByteTokenizer()
+    bits = bundled.score(held_out)
+    bundled.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"])
+    options = f"--batch {train['batch']} --lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}"
+    prompts = ["Once upon a time", "One rainy morning,", '"I am sorry," said']
+    card = CARD.format(
+        name=args.name, parameters=sum(p.numel() for p in lm.parameters()), config=record["config"]["name"],
+        blocks=model["n_blocks"], width=model["d_model"], context=model["context"], source=f"`{args.corpus}`",
+        train_mb=record["data"]["train_bytes"] / 1e6, val_kb=record["data"]["val_bytes"] / 1e3, steps=record["steps"],
+        seen_mb=record["bytes_seen"] / 1e6, batch=train["batch"], lr=train["lr"], seed=train["seed"],
+        minutes=record["wall_s"] / 60, device=record["gpu_name"] or "CPU", speed=record["bytes_per_s"],
+        bits=bits, fp32_bits=record["val_bpb"], sliding=bundled.score(held_out, sliding=True), run=record["name"],
+        git=record["git"],
+        bzip2=8 * len(bz2.compress(held_out, 9)) / len(held_out),
+        xz=8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
+        command=f"tilelli train --config {record['config']['name']} --corpus {args.corpus} {options}",
+        samples="\n\n".join(quote(tok, bundled, prompt, train["seed"]) for prompt in prompts))
+    write_atomic(folder / "README.md", card.encode())
+    kept = ROOT / "book" / "runs" / record["name"]
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("run.json", "metrics.jsonl", "samples.jsonl"):
+        shutil.copy(args.run / file, kept / file)
+    print(f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
