@@ -21,6 +21,12 @@ def test_tensors_and_metadata_come_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]  # nothing temporary is left
 
 
+def test_the_same_tensors_give_the_same_bytes(tmp_path):
+    for i in range(10):
+        write_tensors(tmp_path / str(i), TENSORS, {"a": 1, "b": {"c": 2}})
+    assert len({(tmp_path / str(i)).read_bytes() for i in range(10)}) == 1
+
+
 def test_any_flipped_byte_is_refused(tmp_path):
     path = tmp_path / "f"
     write_tensors(path, TENSORS, {"step": 3})

@@ -12,7 +12,8 @@ import time
 import pytest
 import torch
 
-from tilelli_nb import TilelliLM, load_config, load_record, prepare_shards
+from tilelli_nb import TilelliError, TilelliLM, load_config, load_record, prepare_shards
+from tilelli_nb.checkpoint import read_tensors
 from tilelli_nb.errors import ConfigError, DataError, TrainingError
 from tilelli_nb.records import KEYS, load_lines, load_metrics
 from tilelli_nb.train import learning_rate, make_optimizer, train, update
@@ -126,6 +127,29 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, shards):
     with pytest.warns(UserWarning, match="damaged"):
         train(small(), shards, tmp_path / "hurt", resume=True, progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_a_damaged_last_checkpoint_is_written_again(tmp_path, shards):
+    train(small(), shards, tmp_path / "run", stop_at=8, progress=False)
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-10])
+    with pytest.warns(UserWarning, match="damaged"):
+        train(small(), shards, tmp_path / "run", resume=True, stop_at=8, progress=False)
+    before, _ = read_tensors_of(whole, tmp_path)
+    after, metadata = read_tensors(newest)
+    assert metadata["step"] == 8 and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def read_tensors_of(data, folder):
+    (folder / "copy.safetensors").write_bytes(data)
+    return read_tensors(folder / "copy.safetensors")
+
+
+def test_nan_before_a_sample_is_the_same_clear_error(tmp_path, shards):
+    lm = small(lr=1e30, log_every=50, eval_every=50, checkpoint_every=50)
+    with pytest.raises(TilelliError, match="loss is nan|loss is inf|not finite"):
+        train(lm, shards, tmp_path / "run", progress=False)
 
 
 def test_a_run_is_not_overwritten_and_not_mixed(tmp_path, shards):

@@ -17,13 +17,13 @@ from .records import write_atomic
 WEIGHTS = Path(__file__).parent / "weights"
 MODEL_FILE = "model.safetensors"
 NO_DIGEST = b"0" * 64
-DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+DIGEST = re.compile(rb'file_sha256\\": \\"([0-9a-f]{64})')  # JSON in JSON
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Tensors and JSON metadata in one safetensors file that carries the sha256 of itself (with the digest zeroed)."""
-    texts = {"sha256": NO_DIGEST.decode(), "tilelli": json.dumps(metadata, sort_keys=True)}
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, texts)
+    about = json.dumps({**metadata, "file_sha256": NO_DIGEST.decode()}, sort_keys=True)
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"tilelli": about})
     digest = hashlib.sha256(data).hexdigest().encode()
     start = DIGEST.search(data).start(1)
     write_atomic(path, b"".join((data[:start], digest, data[start + 64:])))
@@ -50,7 +50,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                               "fetch or write it again; a training run falls back to the checkpoint before it")
     tensors = safetensors.torch.load(data)
     with safetensors.safe_open(path, "pt") as file:
-        return tensors, json.loads(file.metadata()["tilelli"])
+        metadata = json.loads(file.metadata()["tilelli"])
+    del metadata["file_sha256"]
+    return tensors, metadata
 
 
 def pickle_hint(data: bytes) -> str:

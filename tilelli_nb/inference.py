@@ -98,7 +98,9 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next byte from logits (256,)."""
+    """The next byte from logits (256,). Raises GenerationError when they are not finite."""
+    if not logits.isfinite().all():
+        raise GenerationError("the model's logits are not finite", "its weights hold NaN or infinity: load another one")
     if sampling.temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))

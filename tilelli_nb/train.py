@@ -103,7 +103,8 @@ class Run:
         self.lm, self.shards, self.out, self.prompt, self.on_log = lm, shards, out, prompt, on_log
         self.device = torch.device(device or best_device())
         lm.to(self.device).train()
-        self.step, self.wall_s, self.train_s = 0, 0.0, 0.0  # wall_s: all; train_s: without evaluation and files
+        self.step, self.saved_step = 0, 0
+        self.wall_s, self.train_s = 0.0, 0.0  # wall_s: all; train_s: without evaluation and files
         self.started = time.perf_counter()
         self.last: dict[str, Tensor] = {}
         self.final_bpb: float | None = None
@@ -191,6 +192,7 @@ class Run:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.generator.set_state(tensors["generator"])
         self.step, self.wall_s, self.train_s = state["step"], state["wall_s"], state["train_s"]
+        self.saved_step = self.step
 
     # Steps
 
@@ -227,6 +229,7 @@ class Run:
         return loss
 
     def sample(self) -> None:
+        self.check_finite()
         tokenizer = inference.ByteTokenizer()
         self.lm.eval()
         ids = self.lm.generate(tokenizer.encode(self.prompt), max_new=400, temperature=0.8, seed=self.config.seed)
@@ -239,7 +242,7 @@ class Run:
         """A checkpoint of everything a resumed run needs, unless this step already has one; older ones are dropped."""
         folder = self.out / "checkpoints"
         path = folder / f"step-{self.step:08d}.safetensors"
-        if path.is_file() or self.step == 0:
+        if self.step == self.saved_step:
             return
         self.check_finite()
         tensors = {f"model.{name}": t for name, t in self.lm.state_dict().items()}
@@ -248,6 +251,7 @@ class Run:
         tensors["generator"] = self.generator.get_state()
         checkpoint.write_tensors(path, tensors, {"config": self.lm.config.to_dict(), "step": self.step,
                                                  "wall_s": self.seconds(), "train_s": self.train_s})
+        self.saved_step = self.step
         for old in sorted(folder.glob("step-*.safetensors"))[:-self.config.keep_checkpoints]:
             old.unlink()
 
