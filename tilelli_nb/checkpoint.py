@@ -23,7 +23,8 @@ DIGEST = re.compile(rb'file_sha256\\": \\"([0-9a-f]{64})')  # JSON in JSON
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Tensors and JSON metadata in one safetensors file that carries the sha256 of itself (with the digest zeroed)."""
     about = json.dumps({**metadata, "file_sha256": NO_DIGEST.decode()}, sort_keys=True)
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"tilelli": about})
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain, {"tilelli": about})
     digest = hashlib.sha256(data).hexdigest().encode()
     start = DIGEST.search(data).start(1)
     write_atomic(path, b"".join((data[:start], digest, data[start + 64:])))
