@@ -50,8 +50,8 @@ Prompt in bold, temperature 0.8, seed {seed}:
 
 It is not fluent: it spells most words, speaks and closes its quotation marks, but a story rarely makes sense for longer
 than a sentence. It has read nothing but generated stories about a small world. It knows no facts, answers no questions
-and repeats what its world holds. The data are made by `tilelli_nb/corpora.py` from word lists in this repository; the weights have the
-licence of the code, Apache-2.0.
+and repeats what its world holds. The data are made by `tilelli_nb/corpora.py` from word lists in this repository; the
+weights have the licence of the code, Apache-2.0.
 """
 
 
