@@ -27,7 +27,7 @@ def test_stories_are_the_same_everywhere(many):
     first = list(islice(corpora.stories(0), 100))
     assert first == many[:100]
     digest = hashlib.sha256("\0".join(first).encode()).hexdigest()
-    frozen = "bd6eff37f8f15f8bc6db4eefc4913ab38aa3d0c09dd019a383b9beb872fa13f2"
+    frozen = "e4c0c5d21a35f8838d802e3ff721e06225fe29ebabe362b1eec03838c7937bf9"
     assert digest == frozen, "the stories changed: models trained on them no longer match their records"
     assert first != list(islice(corpora.stories(1), 100))
 
@@ -35,7 +35,7 @@ def test_stories_are_the_same_everywhere(many):
 def test_stories_are_distinct_and_short(many):
     assert len(set(many)) == len(many)
     sizes = sorted(len(story) for story in many)
-    assert sizes[0] >= 400 and sizes[-1] <= 1800 and 800 < sizes[len(sizes) // 2] < 1300
+    assert sizes[0] >= 400 and sizes[-1] <= 900 and 500 < sizes[len(sizes) // 2] < 700
 
 
 @pytest.mark.parametrize("wrong", [
@@ -66,19 +66,19 @@ def test_a_thing_keeps_its_looks(many):
         colors = set(re.findall(r"\b(red|blue|yellow|green|striped|purple|orange) kite", story))
         told += bool(colors)
         assert len(colors) <= 1, story
-    assert told > 20
+    assert told > 50
 
 
 def test_snow_and_summer_do_not_meet(many):
-    snowy = [s for s in many if "the pond was frozen" in s or "made snow angels" in s]
-    assert len(snowy) > 20
-    assert not [s for s in snowy if re.search(r"\b(summer|lemonade|picnic)\b", s)]
+    snowy = [s for s in many if re.search(r"\bsnow(?:y|balls|)\b(?! globe)", s)]
+    assert len(snowy) > 500
+    assert not [s for s in snowy if re.search(r"\b(summer|autumn|sunny day|rainy|puddles)\b", s)]
 
 
 def test_pronouns_follow_the_name():
     for story in islice(corpora.stories(3), 2000):
-        if match := re.search(r"(?:girl|boy) (?:named|called) \w+\. (He|She) ", story):
-            assert ("girl" in match.group()) == (match.group(1) == "She"), story
+        if match := re.match(r".*?\b(girl|boy)\b.*?\. (He|She) ", story.split("\n")[0]):
+            assert (match.group(1) == "girl") == (match.group(2) == "She"), story
 
 
 # --- documentation ---------------------------------------------------------------------------------------------

@@ -65,9 +65,6 @@ class _World:
         self.words = {name: text.split() for name, text in data.items() if isinstance(text, str)}
         self.rows = {name: list(csv.DictReader(text.splitlines(), delimiter="|", quoting=csv.QUOTE_NONE))
                      for name, text in data.items() if isinstance(text, str) and "|" in text}
-        self.synonyms = {phrase: tuple([way] for way in ways.split("|")) for phrase, ways in data["synonyms"].items()}
-        phrases = "|".join(re.escape(phrase) for phrase in sorted(self.synonyms, key=lambda p: (-len(p), p)))
-        self.phrase = re.compile(rf"(?<!\w)({phrases})(?![a-z])")
         self.compiled: dict[tuple, list | tuple] = {}
 
     def lines(self, name: str, weather: str) -> list[str]:
@@ -79,24 +76,22 @@ class _World:
 
     def compile(self, text: str, weather: str) -> list:
         parts: list = []
-        for piece in re.split(r"(\[[^\]]*\]|<\w+>)", text):
-            if piece[:1] == "[":
-                parts.append(tuple(self.compile(choice, weather) for choice in piece[1:-1].split("|")))
-            elif piece[:1] == "<":
+        for piece in re.split(r"(<\w+>)", text):
+            if piece[:1] == "<":
                 if (key := (piece, weather)) not in self.compiled:
                     self.compiled[key] = tuple(self.compile(line, weather) for line in self.lines(piece[1:-1], weather))
                 parts.append(self.compiled[key])
-            else:
-                parts += [self.synonyms.get(words, words) for words in self.phrase.split(piece) if words]
+            elif piece:
+                parts.append(piece)
         return parts
 
     def plot(self, number: int, weather: str) -> list:
-        """A plot's sentences: "- " begins one, "/ " is another wording, "? " may be left out, "=" a new paragraph."""
+        """A plot's sentences: "- " begins one, "/ " is another wording, "=" a new paragraph."""
         if (number, weather) not in self.compiled:
             sentences: list = []
             for sentence in re.split(r"\n(?!/)", self.plots[number]["story"].strip()):
                 ways = tuple(self.compile(way[2:] + " ", weather) for way in sentence.split("\n"))
-                sentences.append("\n" if sentence == "=" else ([], [ways]) if sentence[0] == "?" else ways)
+                sentences.append("\n" if sentence == "=" else ways)
             self.compiled[number, weather] = sentences
         return self.compiled[number, weather]
 
@@ -142,7 +137,7 @@ class _World:
 
 
 def stories(seed: int = 0) -> Iterator[str]:
-    """Endless short stories (about 500 to 1,400 bytes each) from a small generated world.
+    """Endless short stories (about 470 to 800 bytes each) from a small generated world.
 
     Story i depends on (seed, i) alone, so the same seed gives the same stories on every machine.
     """
