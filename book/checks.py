@@ -6,8 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-import stamps
 import yaml
+
+import stamps
 from pairs import ROOT, notebook_of, notebooks, read_notebook, text_form, twin_of, twins
 
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import nbformat
+
 import pairs
 
 FOLDER = pairs.ROOT / "student"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+
 import offline
 import pairs
 import student

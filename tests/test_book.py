@@ -3,14 +3,15 @@
 import re
 import sys
 
-import checks
 import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import checks
 import offline
 import pairs
-import pytest
 import stamps
 import tools
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 CHAPTERS = pairs.notebooks()
 

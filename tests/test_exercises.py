@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import nbformat
-import pairs
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import pairs
 import student
 
 CASES = [pytest.param(path, *exercise, id=f"{path.stem}: {exercise[0]}")

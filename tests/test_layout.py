@@ -12,6 +12,7 @@ LAYERS = [
     {"tokenizer", "conv", "ternary", "router", "config", "records"},
     {"attention", "inference", "checkpoint", "corpora"},
     {"shards"},  # beside corpora in the plan; it opens them by name, so it stands one below
+    {"baseline"},  # its block is one of the two that a model can be built from
     {"model"},
     {"train"},
     {"figures", "widgets", "show", "exercises"},

@@ -10,10 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 import checks
 import offline
 import pairs
-import pytest
 
 PAGES = checks.toc_files()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

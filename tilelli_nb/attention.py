@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
 
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and differentiable all the way),
     "blocked" (the same on the CPU in less than half the time) or "auto". Scores and softmax are in fp32 or better.
-    Raises ConfigError for an unknown backend or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
+    Raises ConfigError for a backend that is not there or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more, e.g. 16")
@@ -25,9 +26,10 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
         backend = "blocked" if q.device.type == "cpu" else "reference"
     if backend == "reference":
         return reference_attention(q, k, v, keep)
-    if backend == "blocked":
+    if backend == "blocked" and q.device.type == "cpu":
         return BlockedAttention.apply(q, k, v, keep)
-    raise ConfigError(f"unknown attention backend {backend!r}", 'use "auto", "reference" or "blocked"')
+    raise ConfigError(f"there is no attention backend {backend!r} on {q.device.type}",
+                      'use "auto", "reference" or, on a CPU, "blocked"')
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
@@ -46,26 +48,29 @@ class BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
-        out, all_weights = torch.empty_like(v, memory_format=torch.contiguous_format), []
-        q32, k32 = at_least_fp32(q) / math.sqrt(q.shape[-1]), at_least_fp32(k).contiguous()
+        q32, k32, v32 = (at_least_fp32(x).contiguous() for x in (q, k, v))
+        out, all_weights = torch.empty_like(v32), []
+        scale = 1 / math.sqrt(q.shape[-1])
         for rows in row_blocks(q.shape[2]):
             seen = slice(0, rows.stop)
-            scores = q32[:, :, rows] @ k32[:, :, seen].transpose(-2, -1)  # (B, H, rows, seen)
+            scores = q32[:, :, rows] @ k32[:, :, seen].transpose(-2, -1) * scale  # (B, H, rows, seen)
             size = rows.stop - rows.start
             future = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
             scores[..., rows].masked_fill_(future, -math.inf)
-            kth = scores.topk(min(keep, rows.stop), sorted=False).values.amin(-1, keepdim=True)
-            weights = scores.masked_fill_(scores < kth, -math.inf).softmax(-1).to(v.dtype)
-            out[:, :, rows] = weights @ v[:, :, seen]
+            kept = scores >= kth_largest(scores, keep)
+            weights = scores.where(kept, -math.inf).softmax(-1)
+            out[:, :, rows] = weights @ v32[:, :, seen]
             all_weights.append(weights)
-        ctx.save_for_backward(q, k, v, out, *all_weights)
-        return out
+        ctx.save_for_backward(q32, k32, v32, out, *all_weights)
+        ctx.dtypes = q.dtype, k.dtype, v.dtype
+        return out.to(v.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
         q, k, v, out, *all_weights = ctx.saved_tensors
+        d_out = d_out.to(out.dtype).contiguous()
         scale = 1 / math.sqrt(q.shape[-1])
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
@@ -76,7 +81,16 @@ class BlockedAttention(torch.autograd.Function):
             dq[:, :, rows] = d_scores @ k[:, :, seen]
             dk[:, :, seen] += d_scores.transpose(-2, -1) @ q[:, :, rows]
             dv[:, :, seen] += weights.transpose(-2, -1) @ d_out[:, :, rows]
-        return dq, dk, dv, None
+        return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
+
+
+def kth_largest(scores: Tensor, keep: int) -> Tensor:
+    """The keep-th largest of each row, or its smallest where a row is shorter: (..., n) on the CPU -> (..., 1).
+
+    NumPy's partition does several numbers per instruction and takes a fraction of the time of torch.topk.
+    """
+    place = max(scores.shape[-1] - keep, 0)  # where it stands in ascending order
+    return torch.from_numpy(np.partition(scores.numpy(), place, axis=-1)[..., place:place + 1].copy())
 
 
 def row_blocks(T: int) -> list[slice]:

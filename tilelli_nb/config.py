@@ -11,6 +11,7 @@ import yaml
 from .errors import ConfigError
 
 FOLDER = Path(__file__).parent / "configs"
+BLOCKS = ("routed", "vanilla")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class ModelConfig:
     conv_width: int = 5
     ffn_expand: int = 4
     context: int = 256
+    block: str = "routed"
 
     def __post_init__(self) -> None:
+        require(self.block in BLOCKS, f"model.block = {self.block!r}", f"use one of {', '.join(BLOCKS)}")
         for name, value in asdict(self).items():
-            require(value >= 1, f"model.{name} = {value}", "every size is at least 1")
+            require(name == "block" or value >= 1, f"model.{name} = {value}", "every size is at least 1")
         require(self.d_model % self.n_heads == 0, f"d_model = {self.d_model} does not divide into {self.n_heads} heads",
                 "choose a d_model that is a multiple of n_heads")
         require(self.keep <= self.context, f"keep = {self.keep} keys of a context of {self.context} bytes",
@@ -104,7 +107,7 @@ class Config:
 
 
 def load_config(name_or_path: str | Path) -> Config:
-    """A configuration that comes with the package ("nano", "lite_10m") or a YAML file. Raises ConfigError."""
+    """A configuration of the package ("nano", "lite_10m", "vanilla_10m") or a YAML file. Raises ConfigError."""
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     path = FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in known else Path(name_or_path)
     if not path.is_file():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import checkpoint, inference
 from .attention import KeyValues, TopKAttention
+from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
 from .errors import CheckpointError, TokenError
@@ -84,7 +85,8 @@ class TilelliLM(nn.Module):
         with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation, which init_weights replaces
             self.token = nn.Embedding(VOCAB, c.d_model)
             self.position = nn.Embedding(c.context, c.d_model)
-            self.blocks = nn.ModuleList(RoutedBlock(c) for _ in range(c.n_blocks))
+            block = VanillaBlock if c.block == "vanilla" else RoutedBlock
+            self.blocks = nn.ModuleList(block(c) for _ in range(c.n_blocks))
             self.norm = nn.LayerNorm(c.d_model)
             self.output = nn.Linear(c.d_model, VOCAB, bias=False)
         self.init_weights(torch.Generator().manual_seed(config.train.seed if seed is None else seed))
@@ -99,14 +101,14 @@ class TilelliLM(nn.Module):
                 fan_in = module.weight.shape[1]  # a convolution channel hears `width` bytes
                 module.weight.normal_(0, fan_in ** -0.5, generator=generator)
 
-    def hidden(self, x: Tensor, states: list[BlockState] | None = None) -> tuple[Tensor, Tensor]:
-        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B, blocks, T, 3)."""
+    def hidden(self, x: Tensor, states: list[Any] | None = None) -> tuple[Tensor, Tensor | None]:
+        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B, blocks, T, 3) or None."""
         h = self.token(x) + self.position.weight[:x.shape[1]]
         all_p = []
         for i, block in enumerate(self.blocks):
             h, p = block(h, states[i] if states else None)
             all_p.append(p)
-        return h, torch.stack(all_p, dim=1)
+        return h, None if all_p[0] is None else torch.stack(all_p, dim=1)
 
     def logits(self, h: Tensor) -> Tensor:
         """(..., D) -> (..., 256)."""
@@ -132,7 +134,14 @@ class TilelliLM(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nats = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
         mask = targets != IGNORE
+        if p is None:
+            return LossTerms(nats, mask.sum(), nats.new_zeros(()), nats.new_zeros(0, 3))
         return LossTerms(nats, mask.sum(), sequence_balance(p, mask).mean(1).sum(), p.detach().mean(2).sum(0))
+
+    def zero_shares(self) -> list[float]:
+        """Share of the ternary weights that are 0, for each block that has them."""
+        ffns = [block.ffn for block in self.blocks if isinstance(block, RoutedBlock)]
+        return [(ffn.up.zero_share() + ffn.down.zero_share()) / 2 for ffn in ffns]
 
     def check_tokens(self, x: Tensor) -> None:
         if x.shape[-1] > self.config.model.context:
@@ -166,7 +175,7 @@ class TilelliLM(nn.Module):
         """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in place, and re-reads when full."""
         return inference.step(self, x_t, state)
 
-    def step_blocks(self, x_t: Tensor, position: int, states: list[BlockState]) -> Tensor:
+    def step_blocks(self, x_t: Tensor, position: int, states: list[Any]) -> Tensor:
         """One byte through all the blocks, with nothing re-read: (B,) -> logits (B, 256)."""
         h = self.token(x_t) + self.position.weight[position]
         for block, state in zip(self.blocks, states, strict=True):

@@ -209,7 +209,7 @@ class Run:
         line = {"step": self.step, "bytes_seen": self.step * self.step_bytes, "loss": loss,
                 "lr": learning_rate(self.step - 1, self.config), "grad_norm": float(self.last["grad_norm"]),
                 "balance": float(self.last["balance"]), "router_use": self.last["router_use"].tolist(),
-                "zero_share": [(b.ffn.up.zero_share() + b.ffn.down.zero_share()) / 2 for b in self.lm.blocks]}
+                "zero_share": self.lm.zero_shares()}
         if self.is_due(self.config.eval_every):
             finished = self.step == self.config.steps
             held_out = self.shards.val.read(FINAL_EVAL_BYTES if finished else self.config.eval_bytes)

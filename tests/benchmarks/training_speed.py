@@ -1,10 +1,12 @@
-"""How many bytes a second does a model train on, beside a straightforward build of the same model?
+"""How many bytes a second does a model train on, beside a straightforward build of it or beside another model?
 
     python tests/benchmarks/training_speed.py [--config nano] [--rounds 5] [--steps 6] [--out book/runs/NAME]
+    python tests/benchmarks/training_speed.py --config lite_10m --against vanilla_10m --rounds 5 --steps 1
 
 The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps,
-full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). Both are timed in
-turn, round by round, on the same batch. With --out the figures become a run record.
+full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). All are timed in
+turn, round by round, on the same batch, and the ratios are taken round by round. --parts also times each part of a
+block, forward and backward, and says how often the model has it. With --out the figures become a run record.
 """
 
 import argparse
@@ -95,49 +97,108 @@ def plain_update(model, optimizer, x, targets, config):
     optimizer.zero_grad()
 
 
+def part_times(lm, batch, rounds=5):
+    """Median milliseconds, forward and backward, of each part of a block on (batch, T, D), and of the rest of a step."""
+    c, block = lm.config.model, lm.blocks[0]
+    y = torch.randn(batch, c.context, c.d_model, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    ids = torch.randint(0, 256, (batch, c.context), generator=torch.Generator().manual_seed(2))
+    parts = {name: (lambda part=part: part(y)) for name, part in block.named_children()}
+    parts["whole block"] = lambda: block(y)[0]
+    parts["output and loss"] = lambda: F.cross_entropy(lm.logits(y).flatten(0, 1), ids.flatten())
+    optimizer = make_optimizer(lm, lm.config.train)
+    table = {}
+    for name, part in parts.items():
+        seconds = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            part().sum().backward()
+            seconds.append(time.perf_counter() - start)
+        table[name] = statistics.median(seconds[1:]) * 1000
+    seconds = []
+    for _ in range(rounds + 1):
+        for p in lm.parameters():
+            p.grad = torch.zeros_like(p)
+        start = time.perf_counter()
+        nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    optimizer.zero_grad()
+    return {**table, "clip and AdamW": statistics.median(seconds[1:]) * 1000}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="nano")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--against", metavar="CONFIG", help="a configuration to compare with instead")
+    parser.add_argument("--parts", action="store_true", help="time the parts of a block, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     config = load_config(args.config).with_train(batch=args.batch, micro_batch=16)
     lm = TilelliLM(config).train()
-    plain = PlainLM(config).copy_from(lm)
     x = torch.randint(0, 256, (args.batch, config.model.context + 1), generator=torch.Generator().manual_seed(0))
     x, targets = x[:, :-1], x[:, 1:]
+    runs = {args.config: stepper(lm, x, targets)}
+    if args.against:
+        other = TilelliLM(load_config(args.against).with_train(batch=args.batch, micro_batch=16)).train()
+        runs[args.against] = stepper(other, x, targets)
+    else:
+        runs["straightforward"] = plain_stepper(lm, x, targets)
+    speeds = paired_speeds(runs, args.rounds, args.steps, x.numel())
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    ours, theirs = speeds.values()
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    for name, values in speeds.items():
+        print(f"{name:<16}{medians[name]:>10,.0f} bytes/s   ({min(values):,.0f} to {max(values):,.0f})")
+    print(f"ratio, median of {args.rounds} rounds: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+          f"{max(ratios):.2f})   threads: {torch.get_num_threads()}")
+    parts = {}
+    for model in [lm] + ([other] if args.against else []) if args.parts else []:
+        parts[model.config.name] = {name: round(ms, 2) for name, ms in part_times(model, args.batch).items()}
+        print(f"\n{model.config.name}, {len(model.blocks)} blocks: milliseconds, forward and backward")
+        for name, ms in parts[model.config.name].items():
+            print(f"  {name:<16}{ms:>10.1f}")
+    if args.out:
+        notes = (f"Median of {args.rounds} paired rounds of {args.steps} steps, batch {args.batch} x "
+                 f"{config.model.context}, {torch.get_num_threads()} threads.")
+        record = new_record(args.out.name, "bench", config=config.to_dict(), seed=0, steps=args.rounds * args.steps,
+                            bytes_seen=args.rounds * args.steps * x.numel(), device="cpu", finished=now(),
+                            bytes_per_s=round(medians[args.config], 1), notes=notes)
+        record["measured"] = {"bytes_per_s": {name: round(value, 1) for name, value in medians.items()},
+                              "ratio": round(statistics.median(ratios), 3), "ratios": [round(r, 3) for r in ratios],
+                              "parts_ms": parts}
+        write_atomic(args.out / "run.json", dumps(record))
+
+
+def stepper(lm, x, targets):
+    """One training step of the package's own loop."""
+    optimizer = make_optimizer(lm, lm.config.train)
+    return lambda: update(lm, optimizer, (x, targets), lm.config.train, lm.config.train.lr)
+
+
+def plain_stepper(lm, x, targets):
+    """One training step of the straightforward build, once it is shown to compute the same function."""
+    plain = PlainLM(lm.config).copy_from(lm)
     with torch.no_grad():
         same = (lm(x[:2]) - plain(x[:2])[0]).abs().median().item()
     assert same < 1e-4, f"the two builds compute different functions: median difference {same}"
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=lm.config.train.lr, betas=(0.9, 0.95))
+    return lambda: plain_update(plain, optimizer, x, targets, lm.config.train)
 
-    plain_adamw = torch.optim.AdamW(plain.parameters(), lr=config.train.lr, betas=(0.9, 0.95))
-    optimizers = make_optimizer(lm, config.train), plain_adamw
-    runs = {"package": lambda: update(lm, optimizers[0], (x, targets), config.train, config.train.lr),
-            "straightforward": lambda: plain_update(plain, optimizers[1], x, targets, config.train)}
+
+def paired_speeds(runs, rounds, steps, step_bytes):
+    """Bytes per second of each run in each round; they take turns, and a first round warms up."""
     speeds = {name: [] for name in runs}
-    for round_ in range(args.rounds + 1):
+    for round_ in range(rounds + 1):
         for name, step in runs.items():
             start = time.perf_counter()
-            for _ in range(args.steps):
+            for _ in range(steps):
                 step()
-            if round_:  # the first round warms up
-                speeds[name].append(args.steps * x.numel() / (time.perf_counter() - start))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    ratio = statistics.median(a / b for a, b in zip(speeds["package"], speeds["straightforward"], strict=True))
-    for name, values in speeds.items():
-        print(f"{name:<16}{medians[name]:>10,.0f} bytes/s   ({min(values):,.0f} to {max(values):,.0f})")
-    print(f"ratio, median of {args.rounds} rounds: {ratio:.2f}   threads: {torch.get_num_threads()}")
-    if args.out:
-        notes = (f"Median of {args.rounds} paired rounds of {args.steps} steps, batch {args.batch} x "
-                 f"{config.model.context}, {torch.get_num_threads()} threads. "
-                 f"Straightforward build of the same function: {medians['straightforward']:.0f} bytes/s; "
-                 f"ratio {ratio:.2f}.")
-        record = new_record(args.out.name, "bench", config=config.to_dict(), seed=0, steps=args.rounds * args.steps,
-                            bytes_seen=args.rounds * args.steps * x.numel(), finished=now(),
-                            bytes_per_s=round(medians["package"], 1), notes=notes)
-        write_atomic(args.out / "run.json", dumps(record))
+            if round_:
+                speeds[name].append(steps * step_bytes / (time.perf_counter() - start))
+    return speeds
 
 
 if __name__ == "__main__":
