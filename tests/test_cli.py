@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 
@@ -52,6 +54,28 @@ def test_data_makes_shards_that_train_takes(folder):
     assert manifest["source"] == "stories" and sum(s["bytes"] for s in manifest["shards"]) < 60_000
     out = tilelli("train", "--config", "small.yaml", "--corpus", "shards", "--steps", "2", folder=folder)
     assert out.returncode == 0 and (folder / "runs" / "small-shards" / "model.safetensors").is_file(), out.stderr
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_a_readers_own_200_kb_train_with_one_command(folder, kind):
+    documents = [f"Page {i}. " + f"It is about the number {i}, its double {2 * i} and little else. " * 20
+                 for i in range(170)]
+    path = folder / f"own.{kind}"
+    if kind == "txt":
+        path.write_text("\n\n".join(documents))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    else:
+        parquet.write_table(pyarrow.table({"text": documents}), path)
+    out = tilelli("train", "--config", "small.yaml", "--corpus", path.name, "--steps", "5", "--out", f"runs/{kind}",
+                  folder=folder)
+    assert out.returncode == 0, out.stderr
+    record, text = load_record(folder / "runs" / kind), "\0".join(documents).encode()
+    assert len(text) > 200_000
+    assert record["steps"] == 5 and record["data"]["source"] == path.name
+    # the stream has a byte 0 behind each document, and one part of it is held out
+    assert record["data"]["train_bytes"] + record["data"]["val_bytes"] == len(text) + 1
+    assert 0 < record["data"]["val_bytes"] < record["data"]["train_bytes"] / 8
 
 
 @pytest.mark.parametrize("arguments,message", [
