@@ -5,7 +5,9 @@ stamps it, `check` says what is wrong.
 """
 
 import argparse
+import base64
 import hashlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -41,10 +43,13 @@ def run(path: Path) -> None:
 
 
 def tidy(nb, stem: str):
-    """The executed notebook without what differs from run to run: times, versions, random widget ids."""
+    """The executed notebook, small, and without what differs from run to run: times, versions, random widget ids."""
     nb.metadata = nbformat.from_dict({**keep(nb.metadata, "widgets"), **pairs.HEADER})
     for cell in nb.cells:
         cell.metadata = nbformat.from_dict(keep(cell.metadata, "tags", "mystnb"))
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = fewer_colours(output.data["image/png"])
     states = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
     if not states:
         nb.metadata.pop("widgets", None)
@@ -52,6 +57,15 @@ def tidy(nb, stem: str):
     for i, model in enumerate(states):  # in the order in which the kernel made them
         text = text.replace(model, hashlib.sha256(f"{stem} {i}".encode()).hexdigest()[:32])
     return nbformat.reads(text, as_version=4)
+
+
+def fewer_colours(png: str, colours: int = 128) -> str:
+    """A PNG in base64 with a palette: the eye sees no difference, and the file has a third of the size."""
+    from PIL import Image
+
+    picture, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def chosen(names: list[str], found: list[Path]) -> list[Path]:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tilelli_nb import CausalConv, Router, TernaryFFN, TopKAttention, balance_loss, ternarize, topk_attention
-from tilelli_nb.attention import BlockedAttention
 from tilelli_nb.errors import ConfigError
 from tilelli_nb.router import router_confidence
 from tilelli_nb.ternary import TernaryLinear
@@ -28,14 +27,6 @@ def test_conv_by_hand():
     assert conv(y).flatten().tolist() == [1, 12, 123, 234]
 
 
-def test_conv_equals_numpy_channel_by_channel():
-    conv, y = CausalConv(6, width=5).double(), draw(2, 11, 6)
-    conv.weight.data = draw(6, 5, seed=1)
-    expected = np.stack([np.stack([np.convolve(y[b, :, d], conv.weight[d].detach().numpy()[::-1])[:11]
-                                   for d in range(6)], axis=1) for b in range(2)])
-    assert np.abs(conv(y).detach().numpy() - expected).max() < 1e-12
-
-
 # Top-k attention
 
 GOLDEN = {1: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]], 2: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]],
@@ -51,30 +42,6 @@ def test_attention_golden(backend, keep):
     assert (out - torch.tensor(GOLDEN[keep], dtype=torch.float64)).abs().max() < 1e-6
 
 
-def numpy_attention(q, k, v, keep):
-    """One query at a time, with Python's own sort: shares nothing with the package."""
-    B, H, T, D = q.shape
-    out = np.zeros((B, H, T, v.shape[-1]))
-    for b in range(B):
-        for h in range(H):
-            for t in range(T):
-                scores = [float(q[b, h, t] @ k[b, h, j]) / math.sqrt(D) for j in range(t + 1)]
-                threshold = sorted(scores, reverse=True)[:keep][-1]
-                weights = [math.exp(s - max(scores)) if s >= threshold else 0.0 for s in scores]
-                for j, w in enumerate(weights):
-                    out[b, h, t] += w / sum(weights) * v[b, h, j]
-    return out
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("T", [1, 2, 17, 65, 130])
-@pytest.mark.parametrize("keep", [1, 4, 16, 300])
-def test_attention_equals_numpy(backend, T, keep):
-    q, k, v = (draw(1, 2, T, 5, seed=s) for s in range(3))
-    out = topk_attention(q, k, v, keep, backend)
-    assert np.abs(out.numpy() - numpy_attention(q.numpy(), k.numpy(), v.numpy(), keep)).max() < 1e-10
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ties_are_kept_and_the_mask_wins(backend):
     q = k = torch.zeros(1, 1, 70, 3)  # every score is equal: all visible keys tie
@@ -83,26 +50,15 @@ def test_ties_are_kept_and_the_mask_wins(backend):
     assert torch.allclose(out, torch.arange(70.0) / 2)  # the mean of 0..t
 
 
-@pytest.mark.parametrize("T,keep", [(7, 3), (66, 4), (129, 16)])
-def test_blocked_gradients_equal_the_references(T, keep):
-    inputs = [draw(2, 3, T, 4, seed=s).requires_grad_() for s in range(3)]
-    grads = [torch.autograd.grad((topk_attention(*inputs, keep, backend) * draw(2, 3, T, 4, seed=9)).sum(), inputs)
-             for backend in BACKENDS]
-    for a, b in zip(*grads, strict=True):
-        assert (a - b).abs().max() < 1e-12
-
-
-def test_blocked_gradients_equal_finite_differences():
-    inputs = [draw(1, 1, 6, 3, seed=s).requires_grad_() for s in range(3)]
-    assert torch.autograd.gradcheck(lambda q, k, v: BlockedAttention.apply(q, k, v, 2), inputs, eps=1e-7)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_in_nan_out(backend):
     q, k, v = draw(1, 1, 5, 2), draw(1, 1, 5, 2, seed=1), draw(1, 1, 5, 2, seed=2)
     q[0, 0, 3] = math.nan
     out = topk_attention(q, k, v, 2, backend)[0, 0]
     assert out[3].isnan().all() and not out[[0, 1, 2, 4]].isnan().any()
+    q[0, 0, 3], k[0, 0, 2] = 1.0, math.nan  # every query from there on sees that key
+    out = topk_attention(q, k, v, 2, backend)[0, 0]
+    assert out[2:].isnan().all() and not out[:2].isnan().any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -134,17 +90,6 @@ def test_halves_round_to_even_and_zeros_stay_finite():
     assert codes.tolist() == [0, 1, 0, -1]
     codes, scale = ternarize(torch.zeros(3))
     assert codes.tolist() == [0, 0, 0] and scale.item() == pytest.approx(1e-5)
-
-
-def test_the_straight_through_gradient_is_that_of_the_ternary_weight():
-    layer, x = TernaryLinear(4, 3).double(), draw(5, 4)
-    layer.weight.data = draw(3, 4, seed=1)
-    codes, scale = ternarize(layer.weight.detach())
-    out = layer(x)
-    assert torch.equal(out, x @ (codes * scale).T)
-    upstream = draw(5, 3, seed=2)
-    (out * upstream).sum().backward()
-    assert torch.allclose(layer.weight.grad, upstream.T @ x, atol=1e-12)
 
 
 def test_the_used_weight_has_three_values_and_its_zero_share():

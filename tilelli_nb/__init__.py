@@ -13,6 +13,8 @@ _EXPORTS = {
     "ternarize": "ternary",
     "TernaryLinear": "ternary",
     "TernaryFFN": "ternary",
+    "pack": "ternary",
+    "unpack": "ternary",
     "Router": "router",
     "balance_loss": "router",
     "router_confidence": "router",

@@ -57,8 +57,8 @@ class BlockedAttention(torch.autograd.Function):
             size = rows.stop - rows.start
             future = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
             scores[..., rows].masked_fill_(future, -math.inf)
-            kept = scores >= kth_largest(scores, keep)
-            weights = scores.where(kept, -math.inf).softmax(-1)
+            dropped = scores < kth_largest(scores, keep)  # false for NaN, so that NaN comes out
+            weights = torch.where(dropped, -math.inf, scores).softmax(-1)
             out[:, :, rows] = weights @ v32[:, :, seen]
             all_weights.append(weights)
         ctx.save_for_backward(q32, k32, v32, out, *all_weights)

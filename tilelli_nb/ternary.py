@@ -1,10 +1,16 @@
 """Pathway 3: a feed-forward layer whose weights are -1, 0 or +1 times one scale."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import CheckpointError
+
 SMALLEST_SCALE = 1e-5  # keeps a matrix of zeros from dividing by zero
+POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)  # five digits to base three fit into a byte: 243 <= 256
 
 
 def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,3 +78,32 @@ class TernaryFFN(nn.Module):
         """One byte: (B, D) -> (B, D)."""
         up, down = state
         return F.linear(F.gelu(F.linear(y_t, up)), down)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Codes of any shape, row by row -> uint8, five to a byte: the first code lowest, each as the digit code + 1.
+
+    The last byte is filled up with code 0. Raises CheckpointError for a value that is no code. Keep the scale beside
+    the bytes: ternarizing scale * codes again would give a smaller one.
+    """
+    flat = codes.reshape(-1)
+    if not ((flat == -1) | (flat == 0) | (flat == 1)).all():
+        raise CheckpointError("pack() was given a value other than -1, 0 and 1", "give it the codes of ternarize(w)")
+    digits = F.pad(flat.to(torch.int8) + 1, (0, -len(flat) % 5), value=1).to(torch.uint8)
+    return (digits.view(-1, 5) * POWERS.to(codes.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: int | Sequence[int]) -> Tensor:
+    """The inverse: the bytes, and how many codes or in which shape -> int8 codes. Raises CheckpointError."""
+    count = shape if isinstance(shape, int) else math.prod(shape)
+    if packed.dtype != torch.uint8 or packed.numel() != (count + 4) // 5:
+        raise CheckpointError(f"{packed.numel()} values of {packed.dtype} are not {count} codes, five to a byte",
+                              "give the uint8 bytes that pack() made and the shape of the codes they were made from")
+    if (packed >= 3 ** 5).any():
+        raise CheckpointError(f"a byte of {int(packed.max())} holds no five codes: 242 is the largest that does",
+                              "the packed weights are damaged, or something else: copy or make them again")
+    codes = (packed.reshape(-1, 1) // POWERS.to(packed.device) % 3).to(torch.int8).reshape(-1) - 1
+    if codes[count:].any():
+        raise CheckpointError(f"there are codes behind the {count} that were asked for",
+                              "give the shape of the codes that were packed")
+    return codes[:count].reshape(shape)

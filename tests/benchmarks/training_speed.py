@@ -98,7 +98,7 @@ def plain_update(model, optimizer, x, targets, config):
 
 
 def part_times(lm, batch, rounds=5):
-    """Median milliseconds, forward and backward, of each part of a block on (batch, T, D), and of the rest of a step."""
+    """Median milliseconds, forward and backward, of each part of a block on (batch, T, D), and of the rest."""
     c, block = lm.config.model, lm.blocks[0]
     y = torch.randn(batch, c.context, c.d_model, generator=torch.Generator().manual_seed(1)).requires_grad_()
     ids = torch.randint(0, 256, (batch, c.context), generator=torch.Generator().manual_seed(2))

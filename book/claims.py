@@ -1,0 +1,105 @@
+"""What was claimed, what we measured, and the verdict: reads claims.yml and judges each claim by its own rule."""
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from pairs import ROOT
+
+FILE = ROOT / "book" / "claims.yml"
+KEYS = ("id", "claim", "source", "published", "unit", "ours", "rule", "tolerance", "verdict", "chapter")
+CONFIRMED, REFUTED, UNTESTED = VERDICTS = ("confirmed", "refuted", "not tested")
+
+
+def load(path: Path = FILE) -> list[dict]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def resolve(pointer: dict | None, root: Path = ROOT):
+    """The number, or the interval {low, high}, that a pointer leads to; None without one. KeyError if it is broken.
+
+    {run, key} reads book/runs/RUN/run.json, or another `file` there; {config, key: parameters} counts a configuration.
+    """
+    if pointer is None:
+        return None
+    if "config" in pointer:
+        return parameters(pointer["config"])
+    path = root / "book" / "runs" / pointer["run"] / pointer.get("file", "run.json")
+    if not path.is_file():
+        raise KeyError(f"there is no {path.relative_to(root).as_posix()}")
+    value = json.loads(path.read_text(encoding="utf-8"))
+    for name in pointer["key"].split("."):
+        value = value[int(name) if isinstance(value, list) else name]
+    return value
+
+
+@lru_cache
+def parameters(config: str) -> int:
+    from tilelli_nb import TilelliLM, load_config
+
+    return sum(parameter.numel() for parameter in TilelliLM(load_config(config)).parameters())
+
+
+def within(ours, published, tolerance) -> str:
+    """No further from the published number than `tolerance`, a share of it."""
+    return CONFIRMED if abs(ours - published) <= tolerance * abs(published) else REFUTED
+
+
+def at_least(ours, published, tolerance) -> str:
+    """The whole 95% interval {low, high} must reach `tolerance`; one that lies on both sides of it decides nothing.
+
+    Neither does one whose record says that the claim does not apply: {low, high, applies: false}.
+    """
+    if not ours.get("applies", True):
+        return UNTESTED
+    if ours["low"] >= tolerance:
+        return CONFIRMED
+    return REFUTED if ours["high"] < tolerance else UNTESTED
+
+
+RULES = {"within": within, "at_least": at_least}
+
+
+def judge(claim: dict, root: Path = ROOT) -> str:
+    """The verdict that the claim's own rule gives; "not tested" while there is no number of ours."""
+    ours = resolve(claim["ours"], root)
+    return UNTESTED if ours is None else RULES[claim["rule"]](ours, claim["published"], claim["tolerance"])
+
+
+def problems(claim: dict, root: Path = ROOT) -> list[str]:
+    """What is wrong with one claim, in words."""
+    name = claim.get("id", "a claim without id")
+    if missing := [key for key in KEYS if key not in claim]:
+        return [f"{name}: it has no {', '.join(missing)}"]
+    found = []
+    if claim["verdict"] not in VERDICTS:
+        found.append(f"{name}: {claim['verdict']!r} is none of {', '.join(VERDICTS)}")
+    if claim["rule"] not in RULES:
+        found.append(f"{name}: the rule {claim['rule']!r} is none of {', '.join(RULES)}")
+    if not (root / "book" / f"{claim['chapter']}.md").is_file():
+        found.append(f"{name}: there is no chapter book/{claim['chapter']}.md")
+    if f"{{{claim['source']}," not in (root / "book" / "references.bib").read_text(encoding="utf-8"):
+        found.append(f"{name}: references.bib does not have its source {claim['source']}")
+    try:
+        due = judge(claim, root) if not found else claim["verdict"]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        return [*found, f"{name}: its pointer or its rule cannot be followed: {error}"]
+    if due != claim["verdict"]:
+        found.append(f"{name}: it says {claim['verdict']!r}, but its rule gives {due!r}")
+    return found
+
+
+def write_verdict(name: str, verdict: str, path: Path = FILE) -> bool:
+    """Sets the verdict of one claim in place; everything else keeps its form. Says whether the file changed."""
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(^- id: {re.escape(name)}\n(?:(?!- id:).*\n)*?  verdict: ).*$", re.M)
+    new, count = pattern.subn(rf"\g<1>{verdict}", text)
+    if count != 1:
+        raise KeyError(f"claims.yml has {count} claims called {name!r}")
+    part = path.with_suffix(".partial")  # then renamed, so that an interrupted write leaves the old file
+    part.write_text(new, encoding="utf-8")
+    part.replace(path)
+    return new != text
