@@ -1,6 +1,7 @@
 """Exercises: student copies without the solutions, and the few cells of a chapter that one check depends on."""
 
 import ast
+import symtable
 from pathlib import Path
 
 import nbformat
@@ -49,7 +50,8 @@ def exercises(nb) -> list[tuple[str, list[str], str, str, str]]:
         elif "check" in tags(cell):
             needed = names_used(cell.source) | names_used(stub) | names_used(solution)
             before = [c.source for c in code[:position] if not tags(c) & {"exercise", "solution", "check"}]
-            title = next(node.value for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Constant))
+            title = next(node.args[0].value for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
+                         and isinstance(node.func, ast.Name) and node.func.id == "check")
             found.append((title, depends_on(needed, before), stub, solution, cell.source))
     return found
 
@@ -69,19 +71,25 @@ def depends_on(needed: set[str], cells: list[str]) -> list[str]:
 
 
 def names_used(source: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    """Names of the notebook that a cell refers to; what is local to a function or a comprehension does not count."""
+    cell, *inner = scopes(source)
+    return ({symbol.get_name() for symbol in cell.get_symbols() if symbol.is_referenced()}
+            | {symbol.get_name() for scope in inner for symbol in scope.get_symbols() if symbol.is_global()})
 
 
 def names_defined(source: str) -> set[str]:
-    """Names that a cell binds or changes: assignments, functions, classes, imports, x[i] = ... and x.a = ..."""
-    defined = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            defined.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            defined |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            defined.add(node.id)
-        elif isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, ast.Store):
-            defined |= names_used(ast.unparse(node.value))
-    return defined
+    """Names of the notebook that a cell binds or changes: assignments, functions, imports, x[i] = ... and x.a = ..."""
+    bound = {symbol.get_name() for symbol in scopes(source)[0].get_symbols()
+             if symbol.is_assigned() or symbol.is_imported()}
+    changed = {name for node in ast.walk(ast.parse(source))
+               if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, ast.Store)
+               for name in names_used(ast.unparse(node.value))}
+    return bound | (changed & names_used(source))
+
+
+def scopes(source: str) -> list[symtable.SymbolTable]:
+    """The cell's own scope, then those of its functions, classes and comprehensions, however deep."""
+    found = [symtable.symtable(source, "cell", "exec")]
+    for scope in found:  # grows as it goes
+        found.extend(scope.get_children())
+    return found

@@ -51,9 +51,9 @@ Prompt in bold, temperature 0.8, seed {seed}:
 ## What it is not
 
 It has read nothing but generated stories about a small world, forty plots told again and again with other names and
-things, and those are what it tells. It sees 256 bytes, so a long story can lose its thread, and a name can change on
-the way. It knows no facts and answers no questions. The data are made by `tilelli_nb/corpora.py` from word lists in this
-repository; the weights have the licence of the code, Apache-2.0.
+things, and those are what it tells. It sees 256 bytes, so a long story can lose its thread, and names can change on
+the way. It knows no facts and answers no questions. The data are made by `tilelli_nb/corpora.py` from word lists in
+this repository; the weights have the licence of the code, Apache-2.0.
 """
 
 
