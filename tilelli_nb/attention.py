@@ -17,7 +17,7 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
     """Causal attention over the `keep` best visible keys of each query; ties at the threshold are all kept.
 
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and differentiable all the way),
-    "blocked" (the same on the CPU in less than half the time) or "auto". Scores and softmax are in fp32 or better.
+    "blocked" (the same on the CPU in about half the time) or "auto". Scores and softmax are in fp32 or better.
     Raises ConfigError for a backend that is not there or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
@@ -140,8 +140,9 @@ class TopKAttention(nn.Module):
         q, k, v = F.linear(y_t, self.weight).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)  # (B, H, 1, D_h)
         t = state.length
         state.k[:, :, t:t + 1], state.v[:, :, t:t + 1], state.length = k, v, t + 1
-        scores = q @ state.k[:, :, :t + 1].transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, 1, t+1)
+        keys = at_least_fp32(state.k[:, :, :t + 1]).transpose(-2, -1)
+        scores = at_least_fp32(q) @ keys / math.sqrt(q.shape[-1])  # (B, H, 1, t+1)
         if t + 1 > self.keep:
             kth = scores.topk(self.keep, sorted=False).values.amin(-1, keepdim=True)
             scores = scores.masked_fill(scores < kth, -math.inf)
-        return (scores.softmax(-1) @ state.v[:, :, :t + 1]).reshape(B, D)
+        return (scores.softmax(-1).to(q.dtype) @ state.v[:, :, :t + 1]).reshape(B, D)
