@@ -1,13 +1,14 @@
 """Kills a training run and a shard writer at random moments, resumes, and compares with runs that were never killed.
 
-    python tests/scripts/kill_and_resume.py [--trials 20] [--seed 0]
+    python tests/scripts/kill_and_resume.py [--trials 20] [--seed 0] [--out book/runs/kill-and-resume]
 
 Each trial starts afresh, is killed with SIGKILL up to three times at random moments of its life, is then let to finish,
 and must leave the same bytes as the uninterrupted run: weights, metrics (times aside) and samples; shards and manifest.
-Exits 1 if any trial differs.
+Exits 1 if any trial differs. With --out it leaves a run record, and what happened in results.json beside it.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ import torch
 from tilelli_nb import TilelliLM, load_config, prepare_shards
 from tilelli_nb.checkpoint import MODEL_FILE, read_tensors
 from tilelli_nb.corpora import documents
-from tilelli_nb.records import load_metrics
+from tilelli_nb.records import dumps, load_metrics, new_record, now, write_atomic
 from tilelli_nb.train import train
 
 torch.set_num_threads(1)  # one thread before and after fork: the children start in milliseconds
@@ -71,7 +72,7 @@ def run_child(job, folder: Path, kill_after: float | None) -> bool:
     return False
 
 
-def trials(name: str, job, result, count: int, rng: random.Random, root: Path) -> int:
+def trials(name: str, job, result, count: int, rng: random.Random, root: Path) -> dict[str, int]:
     start = time.perf_counter()
     run_child(job, root / "whole", None)
     life, expected, identical, kills = time.perf_counter() - start, result(root / "whole"), 0, 0
@@ -87,19 +88,27 @@ def trials(name: str, job, result, count: int, rng: random.Random, root: Path) -
         print(f"{name} {trial + 1:2}: killed {kills - before} times, {verdict}", flush=True)
         shutil.rmtree(folder)
     print(f"{name}: {identical} of {count} identical after {kills} kills (life of a run: {life:.1f} s)", flush=True)
-    return identical
+    return {"trials": count, "identical": identical, "kills": kills}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    rng, identical = random.Random(args.seed), 0
+    rng, found, start = random.Random(args.seed), {}, time.perf_counter()
+    record = new_record(args.out.name if args.out else "kill-and-resume", "eval", seed=args.seed,
+                        notes="Runs killed with SIGKILL at random moments, against runs that never were: results.json.")
     jobs = [("training", training_run, training_result), ("writer", shard_writer, shard_result)]
     with tempfile.TemporaryDirectory() as root:
         for name, job, result in jobs:
-            identical += trials(name, job, result, args.trials, rng, Path(root) / name)
+            found[name] = trials(name, job, result, args.trials, rng, Path(root) / name)
+    if args.out:
+        record |= {"finished": now(), "wall_s": round(time.perf_counter() - start, 1)}
+        write_atomic(args.out / "run.json", dumps(record))
+        write_atomic(args.out / "results.json", json.dumps(found, indent=2).encode() + b"\n")
+    identical = sum(kind["identical"] for kind in found.values())
     print(f"{identical} of {2 * args.trials} identical")
     raise SystemExit(identical != 2 * args.trials)
 
