@@ -6,7 +6,7 @@
 The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps,
 full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). All are timed in
 turn, round by round, on the same batch, and the ratios are taken round by round. --parts also times each part of a
-block, forward and backward, and says how often the model has it. With --out the figures become a run record, with results.json beside it.
+block, forward and backward. With --out the figures become a run record, with results.json beside it.
 """
 
 import argparse
