@@ -22,8 +22,8 @@ class CausalConv(nn.Module):
         past = F.pad(y, (0, 0, self.width - 1, 0))  # (B, width-1+T, D): zeros stand before the first byte
         if state is not None:
             state.copy_(past[:, T:])
-        # copy j is the sequence moved width-1-j bytes to the right
-        return sum(past[:, j:j + T] * self.weight[:, j] for j in range(self.width))
+        out = F.conv1d(past.transpose(1, 2), self.weight[:, None], groups=y.shape[2])  # (B, D, T)
+        return out.transpose(1, 2)
 
     def new_state(self, batch: int) -> Tensor:
         """The inputs that are still heard, (B, width-1, D), oldest first."""

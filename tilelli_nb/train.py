@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checkpoint, inference, records
+from .allocator import keep_freed_memory
 from .config import Config, TrainConfig
 from .errors import ConfigError, DataError, TrainingError
 from .records import write_atomic
@@ -34,6 +35,7 @@ def train(lm, shards: Shards, out: str | Path, *, resume: bool = False, stop_at:
     SIGINT write a checkpoint and return. `on_log` gets each metrics line. Raises TrainingError, DataError,
     ConfigError, CheckpointError.
     """
+    keep_freed_memory()
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.begin(resume, minutes, notes)
     steps = run.config.steps

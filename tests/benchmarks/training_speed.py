@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.allocator import keep_freed_memory
 from tilelli_nb.records import dumps, new_record, now, write_atomic
 from tilelli_nb.train import make_optimizer, update
 
@@ -137,6 +138,7 @@ def main():
     parser.add_argument("--parts", action="store_true", help="time the parts of a block, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()
     config = load_config(args.config).with_train(batch=args.batch, micro_batch=16)
     lm = TilelliLM(config).train()
     x = torch.randint(0, 256, (args.batch, config.model.context + 1), generator=torch.Generator().manual_seed(0))

@@ -44,7 +44,7 @@ A byte-level language model of {parameters:,} parameters, trained from nothing b
 
 ## What it writes
 
-Prompt in bold, temperature 0.8, seed {seed}:
+Prompt in bold, temperature 0.3, seed {seed}:
 
 {samples}
 
@@ -59,7 +59,7 @@ this repository; the weights have the licence of the code, Apache-2.0.
 
 def quote(tok, lm, prompt: str, seed: int) -> str:
     ids = tok.encode(prompt)
-    out = tok.decode(lm.generate(ids, max_new=700, temperature=0.8, seed=seed))
+    out = tok.decode(lm.generate(ids, max_new=700, temperature=0.3, seed=seed))
     return "> **" + prompt + "**" + out[len(prompt):].replace("\n", "\n>\n> ")
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     bits = bundled.score(held_out)
     bundled.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"])
     options = f"--batch {train['batch']} --lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}"
-    prompts = ["Once upon a time", "One rainy morning,", '"I am sorry," said']
+    prompts = ["Once upon a time", "Once there was a little fox named Pip.", "Tom was a tall boy."]
     card = CARD.format(
         name=args.name, parameters=sum(p.numel() for p in lm.parameters()), config=record["config"]["name"],
         blocks=model["n_blocks"], width=model["d_model"], context=model["context"], source=f"`{args.corpus}`",
