@@ -6,6 +6,7 @@ import sys
 
 import pyarrow
 import pytest
+import torch
 from pyarrow import parquet
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
@@ -45,6 +46,17 @@ def test_train_stop_resume_generate_and_info(folder):
 
     out = tilelli("info", "runs/mine", folder=folder).stdout.decode()
     assert f"{sum(p.numel() for p in lm.parameters()):,} parameters" in out and "bits per byte" in out
+
+
+def test_init_starts_from_the_weights_of_another_run(folder):
+    train = ["train", "--config", "small.yaml", "--corpus", "mine.txt", "--lr", "1e-12"]
+    for run, options in (("old", ["--seed", "5"]), ("new", ["--steps", "1", "--init", "runs/old"])):
+        out = tilelli(*train, *options, "--out", f"runs/{run}", folder=folder)
+        assert out.returncode == 0, out.stderr
+    old, new = (TilelliLM.from_pretrained(folder / "runs" / run).state_dict() for run in ("old", "new"))
+    for name, tensor in old.items():
+        assert torch.allclose(new[name], tensor, rtol=0, atol=1e-9), name
+    assert load_record(folder / "runs" / "new")["notes"] == "Started from the weights of runs/old."
 
 
 def test_data_makes_shards_that_train_takes(folder):

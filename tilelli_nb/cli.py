@@ -46,6 +46,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Sequences per step")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights and the batches")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from the weights of this model, not from random ones")] = None,
     prompt: Annotated[str, typer.Option(help="What the samples at 1%, 10% and 100% continue")] = "",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one here unless given")] = None,
     notes: Annotated[str, typer.Option(help="A sentence for the run record")] = "",
@@ -54,6 +55,7 @@ def train(
 
     Ctrl-C and SIGTERM write a checkpoint first; `--resume` goes on as if nothing had happened.
     """
+    from . import checkpoint
     from .config import load_config
     from .model import TilelliLM
     from .shards import open_corpus
@@ -63,9 +65,12 @@ def train(
         raise typer.BadParameter("give --steps or --minutes, not both")
     changes = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
     settings = load_config(config).with_train(**{key: value for key, value in changes.items() if value is not None})
-    shards = open_corpus(corpus)
+    lm, shards = TilelliLM(settings), open_corpus(corpus)
+    if init:
+        lm.load_weights(checkpoint.load_model(init)[0])
+        notes = " ".join(filter(None, [f"Started from the weights of {init}.", notes]))
     out = out or Path("runs") / f"{settings.name}-{Path(corpus).stem}"
-    record = run_training(TilelliLM(settings), shards, out, resume=resume, stop_at=stop_at, minutes=minutes,
+    record = run_training(lm, shards, out, resume=resume, stop_at=stop_at, minutes=minutes,
                           prompt=prompt, device=device, notes=notes)
     if record["finished"]:
         typer.echo(f"{record['steps']:,} steps, {record['val_bpb']:.4f} bits per byte held out, "
