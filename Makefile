@@ -47,7 +47,7 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
 	phase 1-package tests --ignore=tests/test_site.py -n $(WORKERS) --dist loadscope; \
 	phase 2-notebooks --nbval-lax notebooks; \
-	phase 3-site tests/test_site.py; \
+	phase 3-site tests/test_site.py -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \
 	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \
 	exit $$failed
