@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "tilelli_nb"
 MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors"},
-    {"tokenizer", "conv", "ternary", "router", "config", "records", "allocator"},
+    {"tokenizer", "conv", "ternary", "router", "config", "records", "allocator", "kernels"},
     {"attention", "inference", "checkpoint", "corpora"},
     {"shards"},  # beside corpora in the plan; it opens them by name, so it stands one below
     {"baseline"},  # its block is one of the two that a model can be built from

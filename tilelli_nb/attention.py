@@ -1,7 +1,9 @@
 """Pathway 2: sparse attention. Each query keeps its k best visible scores and forgets the rest."""
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .errors import ConfigError
+from .errors import ConfigError, MissingDependency
 
 ROWS = 64  # queries per block of the blocked version: large enough for the matrix product, small enough for the cache
 
@@ -18,19 +20,41 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
     """Causal attention over the `keep` best visible keys of each query; ties at the threshold are all kept.
 
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and differentiable all the way),
-    "blocked" (the same on the CPU in about half the time) or "auto". Scores and softmax are in fp32 or better.
-    Raises ConfigError for a backend that is not there or keep < 1. After Gupta et al. 2021, arXiv:2106.06899.
+    "blocked" (the same on the CPU in about half the time), "triton" (the kernel of chapter 5) or "auto": the kernel on
+    CUDA where it fits, blocked on the CPU, else the reference. TILELLI_ATTENTION in the environment decides for "auto".
+    Scores and softmax are in fp32 or better. Raises ConfigError for a backend that is not there or keep < 1,
+    MissingDependency without Triton. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more, e.g. 16")
     if backend == "auto":
-        backend = "blocked" if q.device.type == "cpu" else "reference"
+        backend = os.environ.get("TILELLI_ATTENTION") or best_backend(q, k, v)
     if backend == "reference":
         return reference_attention(q, k, v, keep)
     if backend == "blocked" and q.device.type == "cpu":
         return BlockedAttention.apply(q, k, v, keep)
+    if backend == "triton":
+        return load_kernels().triton_attention(q, k, v, keep)
     raise ConfigError(f"there is no attention backend {backend!r} on {q.device.type}",
-                      'use "auto", "reference" or, on a CPU, "blocked"')
+                      'use "auto", "reference", "triton" or, on a CPU, "blocked"')
+
+
+def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """What "auto" means for these tensors."""
+    if q.device.type == "cpu":
+        return "blocked"
+    fits = q.device.type == "cuda" and find_spec("triton") and not load_kernels().why_not(q, k, v)
+    return "triton" if fits else "reference"
+
+
+def load_kernels():
+    """The module of the kernel, imported when it is first needed. Raises MissingDependency without Triton."""
+    try:
+        from . import kernels
+    except ModuleNotFoundError as error:
+        raise MissingDependency("the attention kernel needs Triton, which exists for Linux only",
+                                'use backend="reference", or on Linux: pip install triton') from error
+    return kernels
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:

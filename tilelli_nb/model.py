@@ -147,8 +147,8 @@ class TilelliLM(nn.Module):
         if x.shape[-1] > self.config.model.context:
             raise TokenError(f"{x.shape[-1]} bytes at once, but the model sees {self.config.model.context}",
                              "pass fewer, or use generate() and score(), which move the window along")
-        if x.device.type != "cpu" or not x.numel():
-            return  # on a GPU looking would make it wait
+        if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
+            return  # on a GPU looking would make it wait, and a compiled graph cannot branch on values
         low, high = int(x.min()), int(x.max())
         if low < 0 or high >= VOCAB:
             raise TokenError(f"a token outside 0..255: they go from {low} to {high}", "encode text with ByteTokenizer")
