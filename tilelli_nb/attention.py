@@ -4,6 +4,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import product
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError, MissingDependency
 
+POOL = ThreadPoolExecutor()  # its threads begin when they are first needed
 ROWS = 64  # queries per block of the blocked version: large enough for the matrix product, small enough for the cache
 
 
@@ -69,22 +71,25 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
 
 
 class BlockedAttention(torch.autograd.Function):
-    """The same rule, 64 queries at a time against only the keys that they can see, with its backward by hand."""
+    """The same rule, 64 queries of one sequence at a time against only the keys that they can see.
+
+    The scores of such a block stay in the processor's cache. The backward pass is by hand.
+    """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
-        q32, k32, v32 = (at_least_fp32(x).contiguous() for x in (q, k, v))
-        q32 = q32 / math.sqrt(q.shape[-1])  # smaller than the scores
-        out, all_weights = torch.empty_like(v32), []
-        for rows in row_blocks(q.shape[2]):
-            seen = slice(0, rows.stop)
-            scores = q32[:, :, rows] @ k32[:, :, seen].transpose(-2, -1)  # (B, H, rows, seen)
-            size = rows.stop - rows.start
-            future = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
-            scores[..., rows].masked_fill_(future, -math.inf)
-            dropped = scores < kth_largest(scores, keep)  # false for NaN, so that NaN comes out
-            weights = torch.where(dropped, -math.inf, scores).softmax(-1)
-            out[:, :, rows] = weights @ v32[:, :, seen]
+        B, H, T, D = q.shape
+        q32, k32, v32 = (at_least_fp32(x) for x in (q, k, v))
+        out, all_weights, scale = like_heads(v32), [], 1 / math.sqrt(D)
+        future = q32.new_full((ROWS, ROWS), -math.inf).triu(1)
+        for b, rows in product(range(B), row_blocks(T)):
+            size, seen = rows.stop - rows.start, slice(0, rows.stop)
+            scores = scaled_bmm(q32[b, :, rows], k32[b, :, seen].transpose(1, 2), scale)  # (H, rows, seen)
+            scores[..., rows].tril_().add_(future[:size, :size])
+            kept = torch.ge(scores, kth_largest(scores, keep), out=torch.empty_like(scores))  # 1.0 or 0.0
+            scores.add_(kept.sub_(1), alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
+            weights = scores.softmax(-1)
+            out[b, :, rows] = torch.bmm(weights, v32[b, :, seen])
             all_weights.append(weights)
         ctx.save_for_backward(q32, k32, v32, out, *all_weights)
         ctx.dtypes = q.dtype, k.dtype, v.dtype
@@ -95,18 +100,23 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
         q, k, v, out, *all_weights = ctx.saved_tensors
-        d_out = d_out.to(out.dtype).contiguous()
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        d_out, scale = d_out.to(out.dtype), 1 / math.sqrt(q.shape[-1])
+        dq, dk, dv = like_heads(q), like_heads(k).zero_(), like_heads(v).zero_()
         shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
-        for rows, weights in zip(row_blocks(q.shape[2]), all_weights, strict=True):
+        blocks = product(range(q.shape[0]), row_blocks(q.shape[2]))
+        for (b, rows), weights in zip(blocks, all_weights, strict=True):
             seen = slice(0, rows.stop)
-            d_weights = d_out[:, :, rows] @ v[:, :, seen].transpose(-2, -1)
-            d_scores = d_weights.sub_(shrink[:, :, rows]).mul_(weights)
-            dq[:, :, rows] = d_scores @ k[:, :, seen]
-            dk[:, :, seen] += d_scores.transpose(-2, -1) @ q[:, :, rows]
-            dv[:, :, seen] += weights.transpose(-2, -1) @ d_out[:, :, rows]
-        dq /= math.sqrt(q.shape[-1])  # the saved q is divided already, and so is dk
+            d_weights = torch.bmm(d_out[b, :, rows], v[b, :, seen].transpose(1, 2))
+            d_scores = d_weights.sub_(shrink[b, :, rows]).mul_(weights)
+            dq[b, :, rows] = scaled_bmm(d_scores, k[b, :, seen], scale)
+            dk[b, :, seen] += scaled_bmm(d_scores.transpose(1, 2), q[b, :, rows], scale)
+            dv[b, :, seen] += torch.bmm(weights.transpose(1, 2), d_out[b, :, rows])
         return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
+
+
+def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale * a @ b for (H, n, m) and (H, m, l), in one pass."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def kth_largest(scores: Tensor, keep: int) -> Tensor:
@@ -117,10 +127,18 @@ def kth_largest(scores: Tensor, keep: int) -> Tensor:
     """
     n, threads = scores.shape[-1], torch.get_num_threads()
     place = max(n - keep, 0)  # where it stands in ascending order
-    with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda rows: np.partition(rows, place)[:, place],
-                         np.array_split(scores.numpy().reshape(-1, n), threads))
-        return torch.from_numpy(np.concatenate(list(parts))).view(*scores.shape[:-1], 1)
+    rows = scores.numpy().reshape(-1, n)
+    size = -(-len(rows) // threads)
+    mine, *others = (rows[start:start + size] for start in range(0, len(rows), size))
+    jobs = [POOL.submit(np.partition, part, place) for part in others]
+    ordered = [np.partition(mine, place), *(job.result() for job in jobs)]
+    return torch.from_numpy(np.concatenate([part[:, place] for part in ordered])).view(*scores.shape[:-1], 1)
+
+
+def like_heads(x: Tensor) -> Tensor:
+    """Room for (B, H, T, D_h), laid out as (B, T, H, D_h): joining the heads afterwards moves nothing."""
+    B, H, T, D = x.shape
+    return x.new_empty(B, T, H, D).transpose(1, 2)
 
 
 def row_blocks(T: int) -> list[slice]:
@@ -152,8 +170,8 @@ class TopKAttention(nn.Module):
     def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for `step`."""
         B, T, D = y.shape
-        qkv = F.linear(y, self.weight).view(B, T, 3, self.n_heads, D // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D_h) each
+        parts = F.linear(y, self.weight).chunk(3, dim=-1)
+        q, k, v = (part.view(B, T, self.n_heads, D // self.n_heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
         if state is not None:
             state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
         out = topk_attention(q, k, v, self.keep, self.backend)
