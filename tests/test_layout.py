@@ -10,7 +10,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors"},
     {"tokenizer", "conv", "ternary", "router", "config", "records", "allocator", "kernels"},
-    {"attention", "inference", "checkpoint", "corpora"},
+    {"attention", "inference", "checkpoint", "corpora", "fineweb"},
     {"shards"},  # beside corpora in the plan; it opens them by name, so it stands one below
     {"baseline"},  # its block is one of the two that a model can be built from
     {"model"},

@@ -14,20 +14,33 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                        "Begin with `tilelli generate \"Once upon a time\"`, then train your own with `tilelli train`.")
 
 CORPUS_HELP = "`stories` (generated here), `docs` (documentation installed here), or a .txt, .jsonl, .parquet or folder"
+FINEWEB_HELP = "`fineweb-edu` (streamed from the Hugging Face hub), "
 MODEL_HELP = "A bundled name such as tilelli/nano, or the folder of a run"
 
 
 @app.command()
 def data(
-    corpus: Annotated[str, typer.Argument(help=CORPUS_HELP)],
+    corpus: Annotated[str, typer.Argument(help=FINEWEB_HELP + CORPUS_HELP)],
     out: Annotated[Path | None, typer.Option(help="Folder for the shards; data/NAME unless given")] = None,
-    megabytes: Annotated[float, typer.Option(help="How much text to make or read, at most")] = 10.0,
+    megabytes: Annotated[float, typer.Option(help="How much text to make, at most; files are read whole")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of generated text")] = 0,
+    gigabytes: Annotated[float | None, typer.Option(help="fineweb-edu: how much text, at most")] = None,
+    min_score: Annotated[float, typer.Option(help="fineweb-edu: only pages at least this educational, 0 to 5")] = 0.0,
+    files: Annotated[Path | None, typer.Option(help="fineweb-edu: parquet files to read in place of the hub")] = None,
+    rank: Annotated[int, typer.Option(help="fineweb-edu: number of this node")] = 0,
+    world: Annotated[int, typer.Option(help="fineweb-edu: how many nodes share the work")] = 1,
 ) -> None:
-    """Turns a corpus into shards: files of raw bytes with a manifest, one document in twenty held out."""
-    from .shards import open_corpus
+    """Turns a corpus into shards: files of raw bytes with a manifest, one document in twenty held out.
 
-    shards = open_corpus(corpus, out, megabytes=megabytes, seed=seed)
+    Killed or stopped, the same command goes on where it was: no document twice, none missing.
+    """
+    from .shards import open_corpus, open_fineweb
+
+    if corpus == "fineweb-edu":
+        limit = int(gigabytes * 1e9 if gigabytes else megabytes * 1e6)
+        shards = open_fineweb(out, files=files, limit_bytes=limit, min_score=min_score, rank=rank, world=world)
+    else:
+        shards = open_corpus(corpus, out, megabytes=megabytes, seed=seed)
     documents = sum(shard["documents"] for shard in shards.manifest["shards"])
     typer.echo(f"{shards.folder}: {documents:,} documents, {len(shards.train):,} bytes to train on, "
                f"{len(shards.val):,} held out")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import corpora
+from . import corpora, fineweb
 from .errors import DataError
 from .records import write_atomic
 
@@ -25,12 +25,14 @@ def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *,
     """Writes `documents` as shards, each document followed by byte 0, and opens them.
 
     About one document in twenty is held out by its hash, unless `val_documents` brings its own split. A writer that was
-    killed goes on where its last commit was, given the same documents. Raises DataError for fewer than two documents.
+    killed goes on where its last commit was, given the same documents: those before it are read again and passed over,
+    unless `documents` has `state()` and `resume(state)`. Raises DataError for fewer than two documents.
     """
     writer = ShardWriter(Path(folder), source, revision, shard_bytes)
     if not writer.manifest["complete"]:
         if val_documents is None:
-            writer.write((document, "val" if is_held_out(document) else "train") for document in documents)
+            cursor = documents if hasattr(documents, "resume") else None
+            writer.write(((document, None) for document in documents), cursor)
         else:
             writer.write(tagged for split, texts in (("val", val_documents), ("train", documents))
                          for tagged in ((text, split) for text in texts))
@@ -59,6 +61,20 @@ def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabyt
     return prepare_shards(corpora.read_documents(path), folder, path.resolve().name, revision=digest)
 
 
+def open_fineweb(folder: str | Path | None = None, *, files: str | Path | None = None, limit_bytes: int,
+                 min_score: float = 0.0, rank: int = 0, world: int = 1, progress: bool = True) -> "Shards":
+    """The shards of FineWeb-Edu, with a bar of bytes, bytes/s and time left; see FineWebEdu for the options.
+
+    They land in data/fineweb-edu-SIZE (or `folder`). Raises DataError before it begins when the disk is too small.
+    """
+    node = f"-node{rank}of{world}" if world > 1 else ""
+    folder = Path(folder or Path("data") / f"fineweb-edu-{limit_bytes / 1e6:g}mb{node}")
+    fineweb.check_disk(folder, limit_bytes)
+    source = fineweb.FineWebEdu(files, limit_bytes=limit_bytes, min_score=min_score, rank=rank, world=world,
+                                progress=progress)
+    return prepare_shards(source, folder, "fineweb-edu", revision=source.revision)
+
+
 def fingerprint(path: Path) -> str:
     """sha256 of a file's bytes, or of the names and digests of a folder's files."""
     if path.is_dir():
@@ -69,9 +85,10 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_held_out(document: str) -> bool:
+def is_held_out(document: str | bytes) -> bool:
     """One document in twenty, chosen by its own bytes: the same on every machine, whatever stands around it."""
-    return int(hashlib.sha1(document.encode("utf-8", errors="replace")).hexdigest()[:8], 16) % 20 == 0
+    data = document.encode("utf-8", errors="replace") if isinstance(document, str) else document
+    return int(hashlib.sha1(data).hexdigest()[:8], 16) % 20 == 0
 
 
 class ShardWriter:
@@ -91,12 +108,22 @@ class ShardWriter:
         self.waiting: dict[str, list[bytes]] = {"train": [], "val": []}
         self.waiting_bytes = 0
 
-    def write(self, tagged: Iterable[tuple[str, str]]) -> None:
-        """Reads (document, split) pairs to the end, committing whenever shard_bytes have come together."""
-        read = self.manifest["documents_read"]
-        for document, split in islice(tagged, read, None):
+    def write(self, tagged: Iterable[tuple[str, str | None]], cursor: Any = None) -> None:
+        """Reads (document, split) pairs to the end, committing whenever shard_bytes have come together.
+
+        Where the split is None, the document's hash decides. `cursor` is where they come from, if it can say where it
+        is: its `state()` goes into the manifest.
+        """
+        self.cursor, read = cursor, self.manifest["documents_read"]
+        if cursor and "cursor" in self.manifest:
+            cursor.resume(self.manifest["cursor"])
+        elif read:
+            tagged = islice(tagged, read, None)
+        for document, split in tagged:
             read += 1
-            if data := document.encode("utf-8", errors="replace").replace(b"\0", b""):  # byte 0 only separates
+            data = document.encode("utf-8", errors="replace")
+            split = split or ("val" if is_held_out(data) else "train")
+            if data := data.replace(b"\0", b""):  # byte 0 only separates
                 self.waiting[split].append(data + b"\0")
                 self.waiting_bytes += len(data) + 1
             if self.waiting_bytes >= self.shard_bytes and (self.manifest["shards"] or all(self.waiting.values())):
@@ -118,6 +145,9 @@ class ShardWriter:
                                             "documents": len(documents), "sha256": hashlib.sha256(data).hexdigest()})
         self.waiting, self.waiting_bytes = {"train": [], "val": []}, 0
         self.manifest |= {"documents_read": documents_read, "complete": complete}
+        self.manifest.pop("cursor", None)
+        if self.cursor and not complete:
+            self.manifest["cursor"] = self.cursor.state()
         write_atomic(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n")
 
     def keep_both_sides(self) -> None:

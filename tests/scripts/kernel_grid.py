@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    started, failures, cases = time.perf_counter(), [], 0
+    began, started, failures, cases = records.now(), time.perf_counter(), [], 0
     for T, width, keep, integers in product(LENGTHS, WIDTHS, KEEPS, (False, True)):
         cases += 1
         try:
@@ -40,7 +40,7 @@ def main() -> None:
         gpu = torch.cuda.get_device_name() if DEVICE == "cuda" else None
         record = records.new_record(args.out.name, "eval", config={}, seed=0, data=None, device=DEVICE, gpu_name=gpu,
                                     notes="Triton kernel against float64 NumPy; on a CPU in Triton's interpreter.")
-        record |= {"wall_s": round(seconds, 1), "finished": records.now()}
+        record |= {"wall_s": round(seconds, 1), "started": began, "finished": records.now()}
         args.out.mkdir(parents=True, exist_ok=True)
         records.write_atomic(args.out / "run.json", records.dumps(record))
         results = {"cases": cases, "failures": failures, "tolerance": 1e-5, "lengths": LENGTHS, "widths": WIDTHS,

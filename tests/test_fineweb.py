@@ -1,0 +1,145 @@
+"""FineWeb-Edu from local parquet files of its schema: odd documents, limits, nodes, and a writer that was stopped."""
+
+import json
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from tilelli_nb import fineweb
+from tilelli_nb.errors import DataError
+from tilelli_nb.shards import open_fineweb, open_shards, prepare_shards
+
+ODD = ["", None, "x" * 300_000, "naïve café – 日本語 🙂", "two\0NULs\0inside", "the same page", "the same page",
+       "\ud7ff ends a plane", " \n"]
+
+
+def write_files(folder, texts, scores=None, per_file=40):
+    folder.mkdir()
+    scores = scores or [3.0 + i % 2 for i in range(len(texts))]
+    for number, start in enumerate(range(0, len(texts), per_file)):
+        part = slice(start, start + per_file)
+        columns = {"text": pa.array(texts[part], pa.string()), "id": [f"<urn:{i}>" for i in range(len(texts[part]))],
+                   "dump": ["CC-MAIN-2024-10"] * len(texts[part]), "score": scores[part],
+                   "int_score": [round(s) for s in scores[part]]}
+        parquet.write_table(pa.table(columns), folder / f"train-{number:05d}.parquet", row_group_size=16)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """100 pages, some odd, in three files of several row groups."""
+    texts = [ODD[i // 10] if i % 10 == 0 and i // 10 < len(ODD) else f"Page {i}. " + "word " * (i % 17 + 1)
+             for i in range(100)]
+    folder = tmp_path_factory.mktemp("hub") / "pages"
+    write_files(folder, texts)
+    return folder, texts
+
+
+def stream_of(shards):
+    return sorted((shards.train.read() + shards.val.read()).split(b"\0")[:-1])
+
+
+def bytes_of(texts):
+    return sorted(text.encode().replace(b"\0", b"") for text in texts if text)
+
+
+def test_every_document_arrives_once(pages, tmp_path):
+    folder, texts = pages
+    shards = open_fineweb(tmp_path / "shards", files=folder, limit_bytes=10**9, progress=False)
+    assert stream_of(shards) == bytes_of(texts)
+    assert "train-00002.parquet" in shards.manifest["revision"]
+
+
+def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
+    folder, texts = pages
+    good = open_fineweb(tmp_path / "good", files=folder, limit_bytes=10**9, min_score=3.5, progress=False)
+    assert stream_of(good) == bytes_of(texts[1::2])
+    few = open_fineweb(tmp_path / "few", files=folder, limit_bytes=500, progress=False)
+    sizes = np.cumsum([len((text or "").encode()) for text in texts])
+    assert stream_of(few) == bytes_of(texts[:int(np.searchsorted(sizes, 500)) + 1])
+
+
+def test_nodes_share_the_pages_without_overlap(pages, tmp_path):
+    folder, texts = pages
+    shares = [stream_of(open_fineweb(tmp_path / f"node{rank}", files=folder, limit_bytes=10**9, rank=rank, world=2,
+                                     progress=False)) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == bytes_of(texts) and min(map(len, shares)) > 20
+
+
+@pytest.mark.parametrize("stop", [1, 25, 41, 80])
+def test_a_stopped_writer_goes_on_where_it_was(pages, tmp_path, monkeypatch, stop):
+    """Stopped after `stop` documents, and again on the way: the files are those of a run that was never stopped."""
+    folder, _ = pages
+
+    class Stopped(fineweb.FineWebEdu):
+        def __iter__(self):
+            for number, text in enumerate(super().__iter__()):
+                if number == stop:
+                    raise KeyboardInterrupt
+                yield text
+
+    def write(kind, out):
+        source = kind(folder, limit_bytes=10**9)
+        return prepare_shards(source, out, "fineweb-edu", revision=source.revision, shard_bytes=700)
+
+    for _ in range(3):
+        try:
+            write(Stopped, tmp_path / "stopped")
+        except KeyboardInterrupt:
+            continue
+    write(fineweb.FineWebEdu, tmp_path / "stopped")
+    write(fineweb.FineWebEdu, tmp_path / "whole")
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "stopped").iterdir()) and len(files) > 8
+    assert all((tmp_path / "whole" / f).read_bytes() == (tmp_path / "stopped" / f).read_bytes() for f in files)
+
+
+def test_resuming_does_not_read_the_beginning_again(pages, tmp_path):
+    folder, texts = pages
+    source = fineweb.FineWebEdu(folder, limit_bytes=10**9)
+    first = list(islice(source, 60))
+    state = json.loads(json.dumps(source.state()))
+    again = fineweb.FineWebEdu(folder, limit_bytes=10**9)
+    again.resume(state)
+    rest = list(again)
+    assert first + rest == [text for text in texts if text]
+
+
+def test_the_command_makes_shards_that_open(pages, tmp_path):
+    folder, texts = pages
+    code = "from tilelli_nb.cli import main; main()"
+    command = [sys.executable, "-c", code, "data", "fineweb-edu", "--files", folder, "--gigabytes", "0.01"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert stream_of(open_shards(tmp_path / "data" / "fineweb-edu-10mb")) == bytes_of(texts)
+    assert "next: tilelli train" in done.stdout
+
+
+def test_a_small_disk_is_refused_before_anything_is_read(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
+    with pytest.raises(DataError, match=r"2\.00 GB are asked for and 1\.00 GB of disk are free"):
+        open_fineweb(tmp_path / "shards", files=pages[0], limit_bytes=2 * 10**9)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_wrong_files_and_ranks_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"holds no \.parquet file"):
+        fineweb.FineWebEdu(tmp_path, limit_bytes=1)
+    parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="not in the format of FineWeb-Edu"):
+        fineweb.FineWebEdu(tmp_path, limit_bytes=1)
+    with pytest.raises(DataError, match="rank 2 of 2"):
+        fineweb.FineWebEdu(tmp_path, limit_bytes=1, rank=2, world=2)
+
+
+def test_without_a_network_there_is_one_clear_error(tmp_path):
+    code = ("from tilelli_nb.fineweb import FineWebEdu\n"
+            "try: FineWebEdu(limit_bytes=1)\n"
+            "except Exception as error: print(type(error).__name__, error)")
+    environment = {"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("DataError the hub cannot be reached") and "--files" in done.stdout, done.stderr

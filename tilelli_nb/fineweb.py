@@ -1,0 +1,113 @@
+"""FineWeb-Edu: educational web pages, streamed from the Hugging Face hub or read from parquet files of its schema."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .errors import DataError, MissingDependency
+
+REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+
+
+class FineWebEdu:
+    """An iterator of documents that can say where it is, so that a writer that was killed goes on from there.
+
+    `files` is a folder of .parquet files to read in place of the hub. Documents below `min_score` (how educational, 0
+    to 5) are passed over. Of several nodes, number `rank` of `world` reads its own share. The document that reaches
+    `limit_bytes` of UTF-8 is the last. Raises MissingDependency without `datasets`, DataError for what cannot be read.
+    After Penedo et al. 2024, arXiv:2406.17557.
+    """
+
+    def __init__(self, files: str | Path | None = None, *, limit_bytes: int, min_score: float = 0.0, rank: int = 0,
+                 world: int = 1, progress: bool = False) -> None:
+        if not 0 <= rank < world:
+            raise DataError(f"rank {rank} of {world} nodes does not exist", "ranks go from 0 to world - 1")
+        self.files, self.limit_bytes, self.min_score, self.rank, self.world = files, limit_bytes, min_score, rank, world
+        self.commit, self.rows = load_local(Path(files)) if files else load_hub()
+        if world > 1:
+            from datasets.distributed import split_dataset_by_node
+
+            self.rows = split_dataset_by_node(self.rows, rank, world)
+        self.progress, self.read_bytes = progress, 0
+
+    @property
+    def revision(self) -> str:
+        """Everything that decides which documents come, for the manifest."""
+        share = f", node {self.rank} of {self.world}" if self.world > 1 else ""
+        return f"{self.commit}, score {self.min_score:g} or more, {self.limit_bytes / 1e6:g} MB{share}"
+
+    def state(self) -> dict[str, Any]:
+        """Where the iterator is, as JSON."""
+        return {"rows": self.rows.state_dict(), "read_bytes": self.read_bytes}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on behind the document that was the last when `state` was taken."""
+        self.rows.load_state_dict(state["rows"])
+        self.read_bytes = state["read_bytes"]
+
+    def __iter__(self) -> Iterator[str]:
+        with tqdm(total=self.limit_bytes, initial=self.read_bytes, unit="B", unit_scale=True,
+                  disable=not self.progress) as bar:
+            for row in self.rows if self.read_bytes < self.limit_bytes else ():
+                text, score = row["text"], row["score"]
+                if not text or score is None or score < self.min_score:
+                    continue
+                size = len(text) if text.isascii() else len(text.encode("utf-8", errors="replace"))
+                self.read_bytes += size
+                bar.update(size)
+                yield text
+                if self.read_bytes >= self.limit_bytes:
+                    return
+
+
+def load_hub() -> tuple[str, Any]:
+    """The commit and the streamed rows of the dataset on the hub. Nothing is stored but what the writer writes."""
+    datasets = import_datasets()
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(REPO).sha
+        rows = datasets.load_dataset(REPO, SUBSET, split="train", streaming=True, revision=commit)
+    except Exception as error:  # offline, no such address, the hub is down: each library below has its own kinds
+        raise DataError(f"the hub cannot be reached for {REPO} ({type(error).__name__})",
+                        "check the network, or give --files; on a laptop `stories` will do") from error
+    return f"{SUBSET} at {commit}", rows.select_columns(["text", "score"])
+
+
+def load_local(folder: Path) -> tuple[str, Any]:
+    """The same of a folder of parquet files; their names and sizes stand for the commit."""
+    datasets = import_datasets()
+    files = sorted(folder.glob("**/*.parquet")) if folder.is_dir() else [folder] * folder.is_file()
+    if not files:
+        raise DataError(f"{folder.name} holds no .parquet file", "give --files the folder that the files were put into")
+    try:
+        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+        rows = rows.select_columns(["text", "score"])
+        next(iter(rows), None)
+    except Exception as error:
+        raise DataError(f"{folder.name} is not in the format of FineWeb-Edu ({type(error).__name__})",
+                        "the columns `text` and `score` are needed in every file; for text alone name the folder as "
+                        "the corpus") from error
+    return " ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files), rows
+
+
+def import_datasets() -> Any:
+    """The library; it takes two seconds to import, so only who needs it waits."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency("FineWeb-Edu is read with the library datasets", "pip install datasets") from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises DataError before a long download when the disk has no room for it and a little more."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed * 1.02 + 2 ** 26:
+        raise DataError(f"{needed / 1e9:.2f} GB are asked for and {free / 1e9:.2f} GB of disk are free",
+                        "make room, or ask for fewer --gigabytes")
