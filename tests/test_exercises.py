@@ -1,5 +1,6 @@
 """Every exercise can be solved and cannot be passed by doing nothing: its check ticks and crosses accordingly."""
 
+import linecache
 import os
 from pathlib import Path
 
@@ -19,8 +20,10 @@ def printed(cells, capsys, folder: Path) -> str:
     namespace, before = {"__name__": "__main__"}, os.getcwd()
     os.chdir(folder)
     try:
-        for source in cells[:-1]:
-            exec(compile(source, "<cell>", "exec"), namespace)
+        for number, source in enumerate(cells[:-1]):
+            name = f"<cell {number}>"
+            linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # Triton reads sources
+            exec(compile(source, name, "exec"), namespace)
         capsys.readouterr()
         exec(compile(cells[-1], "<check>", "exec"), namespace)
         return capsys.readouterr().out

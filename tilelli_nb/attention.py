@@ -31,12 +31,13 @@ def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str
         raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more, e.g. 16")
     if backend == "auto":
         backend = os.environ.get("TILELLI_ATTENTION") or best_backend(q, k, v)
-    if backend == "reference":
-        return reference_attention(q, k, v, keep)
-    if backend == "blocked" and q.device.type == "cpu":
-        return BlockedAttention.apply(q, k, v, keep)
-    if backend == "triton":
-        return load_kernels().triton_attention(q, k, v, keep)
+    with torch.autocast(q.device.type, enabled=False):  # it would take the scores' product down to bf16
+        if backend == "reference":
+            return reference_attention(q, k, v, keep)
+        if backend == "blocked" and q.device.type == "cpu":
+            return BlockedAttention.apply(q, k, v, keep)
+        if backend == "triton":
+            return load_kernels().triton_attention(q, k, v, keep)
     raise ConfigError(f"there is no attention backend {backend!r} on {q.device.type}",
                       'use "auto", "reference", "triton" or, on a CPU, "blocked"')
 

@@ -296,5 +296,5 @@ def like_heads(x: Tensor) -> Tensor:
 def empty_results(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Room for what the forward pass returns."""
     B, H, T, _ = q.shape
-    kept = q.new_empty(B, H, T, words(T), dtype=torch.int32)
+    kept = q.new_zeros(B, H, T, words(T), dtype=torch.int32)  # words beyond a row's band are not written
     return like_heads(q), kept, q.new_empty(B, H, T, dtype=torch.float32)
