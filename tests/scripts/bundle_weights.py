@@ -10,6 +10,7 @@ import argparse
 import bz2
 import json
 import lzma
+import re
 import shutil
 from pathlib import Path
 
@@ -29,12 +30,12 @@ A byte-level language model of {parameters:,} parameters, trained from nothing b
 |---|---|
 | architecture | configuration `{config}`: {blocks} routed blocks of width {width}, context {context} bytes |
 | trained on | {source}, {train_mb:.1f} MB; held out {val_kb:,.0f} KB |
-| training | {steps:,} steps of {batch} x {context} bytes, {seen_mb:.1f} MB, peak learning rate {lr:g}, seed {seed} |
+| training | {training}; {seen_mb:.1f} MB in all |
 | time | {minutes:.0f} minutes on a {device} ({speed:,.0f} bytes/s) |
 | held out, in chunks of {context} | **{bits:.4f} bits per byte** as bundled (bf16); {fp32_bits:.4f} in fp32 |
 | held out, sliding window | {sliding:.4f} bits per byte |
 | the same stream | bzip2 -9: {bzip2:.3f}, xz -9e: {xz:.3f} bits per byte |
-| record | `book/runs/{run}/` (metrics: every 50th step), code at commit {git} |
+| record | {records} (metrics: every 50th step) |
 
 ## Reproduce it
 
@@ -55,6 +56,20 @@ things, and those are what it tells. It sees 256 bytes, so a long story can lose
 the way. It knows no facts and answers no questions. The data are made by `tilelli_nb/corpora.py` from word lists in
 this repository; the weights have the licence of the code, Apache-2.0.
 """
+
+
+def history(record: dict) -> list[dict]:
+    """The record and, before it, those of the runs whose weights it started from."""
+    start = re.match(r"Started from the weights of (\S+)\.", record["notes"])
+    return [*(history(load_record(Path(start[1]).name)) if start else []), record]
+
+
+def command(record: dict, corpus: str) -> str:
+    """What to type to train the same again."""
+    train, start = record["config"]["train"], re.match(r"Started from the weights of (\S+)\.", record["notes"])
+    init = f" --init {start[1]}" if start else ""
+    return (f"tilelli train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
+            f"--lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}{init} --out runs/{record['name']}")
 
 
 def quote(tok, lm, prompt: str, seed: int) -> str:
@@ -79,19 +94,22 @@ def main() -> None:
     model, tok = record["config"]["model"], ByteTokenizer()
     bits = bundled.score(held_out)
     bundled.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"])
-    options = f"--batch {train['batch']} --lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}"
+    runs = history(record)
+    training = [f"{run['steps']:,} steps of {t['batch']} x {model['context']} bytes, peak learning rate {t['lr']:g}, "
+                f"seed {t['seed']}" for run in runs for t in [run["config"]["train"]]]
     prompts = ["Once upon a time", "Once there was a little fox named Pip.", "Tom was a tall boy."]
     card = CARD.format(
         name=args.name, parameters=sum(p.numel() for p in lm.parameters()), config=record["config"]["name"],
         blocks=model["n_blocks"], width=model["d_model"], context=model["context"], source=f"`{args.corpus}`",
-        train_mb=record["data"]["train_bytes"] / 1e6, val_kb=record["data"]["val_bytes"] / 1e3, steps=record["steps"],
-        seen_mb=record["bytes_seen"] / 1e6, batch=train["batch"], lr=train["lr"], seed=train["seed"],
-        minutes=record["wall_s"] / 60, device=record["gpu_name"] or "CPU", speed=record["bytes_per_s"],
-        bits=bits, fp32_bits=record["val_bpb"], sliding=bundled.score(held_out, sliding=True), run=record["name"],
-        git=record["git"],
+        train_mb=record["data"]["train_bytes"] / 1e6, val_kb=record["data"]["val_bytes"] / 1e3,
+        training="; then ".join(training), seen_mb=sum(run["bytes_seen"] for run in runs) / 1e6, seed=train["seed"],
+        minutes=sum(run["wall_s"] for run in runs) / 60, device=record["gpu_name"] or "CPU",
+        speed=record["bytes_per_s"], bits=bits, fp32_bits=record["val_bpb"],
+        sliding=bundled.score(held_out, sliding=True),
+        records=", ".join(f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs),
         bzip2=8 * len(bz2.compress(held_out, 9)) / len(held_out),
         xz=8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
-        command=f"tilelli train --config {record['config']['name']} --corpus {args.corpus} {options}",
+        command="\n".join(command(run, args.corpus) for run in runs),
         samples="\n\n".join(quote(tok, bundled, prompt, train["seed"]) for prompt in prompts))
     write_atomic(folder / "README.md", card.encode())
     kept = ROOT / "book" / "runs" / record["name"]
