@@ -4,7 +4,6 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from itertools import product
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .errors import ConfigError, MissingDependency
 
 POOL = ThreadPoolExecutor()  # its threads begin when they are first needed
-ROWS = 64  # queries per block of the blocked version: large enough for the matrix product, small enough for the cache
+ROWS, HEADS = 64, 64  # of a block: large enough for the matrix product, small enough for the cache
 
 
 def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str = "auto") -> Tensor:
@@ -72,47 +71,46 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
 
 
 class BlockedAttention(torch.autograd.Function):
-    """The same rule, 64 queries of one sequence at a time against only the keys that they can see.
+    """The same rule, 64 queries of some heads at a time against only the keys that they can see.
 
-    The scores of such a block stay in the processor's cache. The backward pass is by hand.
+    The backward pass is by hand.
     """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
         B, H, T, D = q.shape
-        q32, k32, v32 = (at_least_fp32(x) for x in (q, k, v))
-        out, all_weights, scale = like_heads(v32), [], 1 / math.sqrt(D)
+        q32, k32, v32 = (at_least_fp32(x).reshape(B * H, T, -1) for x in (q, k, v))
+        out, all_weights, scale = torch.empty_like(v32), [], 1 / math.sqrt(D)
         future = q32.new_full((ROWS, ROWS), -math.inf).triu(1)
-        for b, rows in product(range(B), row_blocks(T)):
+        for heads, rows in blocks(B * H, T):
             size, seen = rows.stop - rows.start, slice(0, rows.stop)
-            scores = scaled_bmm(q32[b, :, rows], k32[b, :, seen].transpose(1, 2), scale)  # (H, rows, seen)
+            scores = scaled_bmm(q32[heads, rows], k32[heads, seen].transpose(1, 2), scale)  # (heads, rows, seen)
             scores[..., rows].tril_().add_(future[:size, :size])
             kept = torch.ge(scores, kth_largest(scores, keep), out=torch.empty_like(scores))  # 1.0 or 0.0
             scores.add_(kept.sub_(1), alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
             weights = scores.softmax(-1)
-            out[b, :, rows] = torch.bmm(weights, v32[b, :, seen])
+            out[heads, rows] = torch.bmm(weights, v32[heads, seen])
             all_weights.append(weights)
         ctx.save_for_backward(q32, k32, v32, out, *all_weights)
-        ctx.dtypes = q.dtype, k.dtype, v.dtype
-        return out.to(v.dtype)
+        ctx.inputs = [(x.shape, x.dtype) for x in (q, k, v)]
+        return out.view(v.shape).to(v.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
         q, k, v, out, *all_weights = ctx.saved_tensors
-        d_out, scale = d_out.to(out.dtype), 1 / math.sqrt(q.shape[-1])
-        dq, dk, dv = like_heads(q), like_heads(k).zero_(), like_heads(v).zero_()
-        shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
-        blocks = product(range(q.shape[0]), row_blocks(q.shape[2]))
-        for (b, rows), weights in zip(blocks, all_weights, strict=True):
+        d_out, scale = d_out.to(out.dtype).reshape(out.shape), 1 / math.sqrt(q.shape[-1])
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        shrink = (d_out * out).sum(-1, keepdim=True)  # (B * H, T, 1): softmax' = p * (dp - sum p dp)
+        for (heads, rows), weights in zip(blocks(*q.shape[:2]), all_weights, strict=True):
             seen = slice(0, rows.stop)
-            d_weights = torch.bmm(d_out[b, :, rows], v[b, :, seen].transpose(1, 2))
-            d_scores = d_weights.sub_(shrink[b, :, rows]).mul_(weights)
-            dq[b, :, rows] = scaled_bmm(d_scores, k[b, :, seen], scale)
-            dk[b, :, seen] += scaled_bmm(d_scores.transpose(1, 2), q[b, :, rows], scale)
-            dv[b, :, seen] += torch.bmm(weights.transpose(1, 2), d_out[b, :, rows])
-        return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
+            d_weights = torch.bmm(d_out[heads, rows], v[heads, seen].transpose(1, 2))
+            d_scores = d_weights.sub_(shrink[heads, rows]).mul_(weights)
+            dq[heads, rows] = scaled_bmm(d_scores, k[heads, seen], scale)
+            dk[heads, seen] += scaled_bmm(d_scores.transpose(1, 2), q[heads, rows], scale)
+            dv[heads, seen] += torch.bmm(weights.transpose(1, 2), d_out[heads, rows])
+        return *(d.view(shape).to(dtype) for d, (shape, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)), None
 
 
 def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -136,15 +134,10 @@ def kth_largest(scores: Tensor, keep: int) -> Tensor:
     return torch.from_numpy(np.concatenate([part[:, place] for part in ordered])).view(*scores.shape[:-1], 1)
 
 
-def like_heads(x: Tensor) -> Tensor:
-    """Room for (B, H, T, D_h), laid out as (B, T, H, D_h): joining the heads afterwards moves nothing."""
-    B, H, T, D = x.shape
-    return x.new_empty(B, T, H, D).transpose(1, 2)
-
-
-def row_blocks(T: int) -> list[slice]:
-    """0..T in slices of at most ROWS."""
-    return [slice(start, min(start + ROWS, T)) for start in range(0, T, ROWS)]
+def blocks(heads: int, T: int) -> list[tuple[slice, slice]]:
+    """All pairs of (at most HEADS heads, at most ROWS queries)."""
+    return [(slice(h, min(h + HEADS, heads)), slice(t, min(t + ROWS, T)))
+            for h in range(0, heads, HEADS) for t in range(0, T, ROWS)]
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
