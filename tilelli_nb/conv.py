@@ -22,7 +22,7 @@ class CausalConv(nn.Module):
         past = F.pad(y, (0, 0, self.width - 1, 0))  # (B, width-1+T, D): zeros stand before the first byte
         if state is not None:
             state.copy_(past[:, T:])
-        image = past.transpose(1, 2)[:, :, None]  # one line high, (B, D, 1, width-1+T): nothing has to be moved for that
+        image = past.transpose(1, 2)[:, :, None]  # one line high, (B, D, 1, width-1+T): nothing has to be moved
         out = F.conv2d(image, self.weight[:, None, None], groups=y.shape[2])  # (B, D, 1, T)
         return out[:, :, 0].transpose(1, 2)
 
