@@ -14,7 +14,7 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 
 # What no chapter shows, and why. A name stands for all that is inside it. Once a chapter shows it, it leaves the list.
 NOT_SHOWN = {
-    "chapter 10 will show it": ["fineweb", "shards.open_fineweb"],
+    "chapter 10 will show it": ["fineweb"],
     "chapter 13 will show it": [
         "inference", "model.TilelliLM.generate", "model.TilelliLM.new_state", "model.TilelliLM.score",
         "model.TilelliLM.step", "model.TilelliLM.step_blocks", "model.TilelliLM.stream"],
