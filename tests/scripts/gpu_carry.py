@@ -45,8 +45,8 @@ def join(listing: Path, out: Path) -> str:
         for part in listed["parts"]:
             piece = (listing.parent / Path(part["file"]).name).read_bytes()
             if digest(piece) != {"bytes": part["bytes"], "sha256": part["sha256"]}:
-                raise CheckpointError(f"{part['file']} is damaged: its {len(piece):,} bytes are not those that "
-                                      f"{listing.name} lists ({part['bytes']:,})", "fetch this part again")
+                raise CheckpointError(f"{part['file']} is damaged: size or checksum of its {len(piece):,} bytes differ "
+                                      f"from {listing.name}", "fetch this part again")
             data += piece
         folder, whole = out / Path(listed["name"]).name, digest(data)["sha256"] == listed["sha256"]
     except OSError as error:
