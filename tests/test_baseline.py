@@ -9,8 +9,9 @@ from torch import nn
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.baseline import VanillaBlock
 from tilelli_nb.errors import ConfigError
+from tilelli_nb.optimizer import make_optimizer
 from tilelli_nb.shards import open_corpus
-from tilelli_nb.train import make_optimizer, train
+from tilelli_nb.train import train
 
 
 def tiny(**sizes):

@@ -15,8 +15,9 @@ import torch
 from tilelli_nb import TilelliError, TilelliLM, load_config, load_record, prepare_shards
 from tilelli_nb.checkpoint import read_tensors
 from tilelli_nb.errors import ConfigError, DataError, TrainingError
+from tilelli_nb.optimizer import learning_rate, make_optimizer, update
 from tilelli_nb.records import KEYS, load_lines, load_metrics
-from tilelli_nb.train import learning_rate, make_optimizer, train, update
+from tilelli_nb.train import train
 
 TEXT = [f"The {c} cat number {i} sat on the {m} mat. " * 3 for i, (c, m) in enumerate(
     (c, m) for c in ("red", "big", "old", "shy", "fat") for m in ("blue", "wet", "warm", "soft", "torn", "new"))]

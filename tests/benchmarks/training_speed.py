@@ -22,8 +22,8 @@ from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.allocator import keep_freed_memory
+from tilelli_nb.optimizer import make_optimizer, update
 from tilelli_nb.records import dumps, new_record, now, write_atomic
-from tilelli_nb.train import make_optimizer, update
 
 
 class PlainTernary(nn.Linear):

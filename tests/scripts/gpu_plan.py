@@ -206,9 +206,10 @@ def trainer(args: argparse.Namespace) -> None:
     job = json.loads((args.out / "job.json").read_text())
     from gpu_throughput import measure
 
+    from tilelli_nb.hardware import best_device
     from tilelli_nb.model import TilelliLM
     from tilelli_nb.shards import open_shards
-    from tilelli_nb.train import best_device, train
+    from tilelli_nb.train import train
 
     shards, device = open_shards(job["shards"]), job["device"] or best_device()
     for name, values in job["runs"].items():

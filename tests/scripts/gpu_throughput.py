@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package need
 
 from tilelli_nb.allocator import keep_freed_memory  # noqa: E402
 from tilelli_nb.config import Config, load_config  # noqa: E402
+from tilelli_nb.hardware import best_device  # noqa: E402
 from tilelli_nb.model import TilelliLM  # noqa: E402
+from tilelli_nb.optimizer import make_optimizer, update  # noqa: E402
 from tilelli_nb.records import write_atomic  # noqa: E402
 from tilelli_nb.shards import Shards, Split  # noqa: E402
-from tilelli_nb.train import best_device, make_optimizer, update  # noqa: E402
 
 
 def stepper(config: Config, shards: Shards, device: str) -> Callable[[], torch.Tensor]:

@@ -4,7 +4,7 @@
 
 Each trial starts afresh, is killed with SIGKILL up to three times at random moments of its life, is then let to finish,
 and must leave the same bytes as the uninterrupted run: weights, metrics (times aside) and samples; shards and manifest.
-Exits 1 if any trial differs. With --out it leaves a run record, and what happened in results.json beside it.
+The third kind of run trains in two processes that average their gradients, and both are killed together. Exits 1 if any trial differs. With --out it leaves a run record, and what happened in results.json beside it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from tilelli_nb import TilelliLM, load_config, prepare_shards
 from tilelli_nb.checkpoint import MODEL_FILE, read_tensors
 from tilelli_nb.corpora import documents
+from tilelli_nb.hardware import Processes
 from tilelli_nb.records import dumps, load_metrics, new_record, now, write_atomic
 from tilelli_nb.train import train
 
@@ -29,11 +31,25 @@ torch.set_num_threads(1)  # one thread before and after fork: the children start
 
 
 def training_run(folder: Path) -> None:
-    shards = prepare_shards(documents("stories", limit_bytes=60_000), folder / "shards", "stories")
+    texts = documents("stories", limit_bytes=60_000)
+    shards = Processes("cpu").first_alone(lambda: prepare_shards(texts, folder / "shards", "stories"))
     config = load_config("nano").with_model(d_model=32, n_blocks=2, n_heads=2, keep=8, context=64)
     config = config.with_train(steps=120, batch=4, micro_batch=4, log_every=1, eval_every=30, eval_bytes=2000,
                                checkpoint_every=9)
-    train(TilelliLM(config), shards, folder / "run", resume=True, progress=False)
+    train(TilelliLM(config), shards, folder / "run", resume=True, device="cpu", progress=False)
+
+
+def in_two_processes(folder: Path) -> None:
+    """training_run twice, as torchrun would start it: the second process is forked from this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    rank = int(os.fork() == 0)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}
+    training_run(folder)
+    if rank == 0 and os.waitstatus_to_exitcode(os.wait()[1]):
+        raise RuntimeError("the second process failed")
 
 
 def training_result(folder: Path) -> dict[str, object]:
@@ -55,6 +71,7 @@ def run_child(job, folder: Path, kill_after: float | None) -> bool:
     """Runs job(folder) in a forked child, killed after so many seconds; True if it was killed before it ended."""
     child = os.fork()
     if child == 0:
+        os.setpgrp()  # what it starts is killed with it
         try:
             job(folder)
             os._exit(0)
@@ -63,7 +80,7 @@ def run_child(job, folder: Path, kill_after: float | None) -> bool:
             os._exit(1)
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return True
@@ -100,7 +117,8 @@ def main() -> None:
     rng, found, start = random.Random(args.seed), {}, time.perf_counter()
     record = new_record(args.out.name if args.out else "kill-and-resume", "eval", seed=args.seed,
                         notes="Runs killed with SIGKILL at random moments, against runs that never were: results.json.")
-    jobs = [("training", training_run, training_result), ("writer", shard_writer, shard_result)]
+    jobs = [("training", training_run, training_result), ("writer", shard_writer, shard_result),
+            ("two processes", in_two_processes, training_result)]
     with tempfile.TemporaryDirectory() as root:
         for name, job, result in jobs:
             found[name] = trials(name, job, result, args.trials, rng, Path(root) / name)
@@ -109,8 +127,9 @@ def main() -> None:
         write_atomic(args.out / "run.json", dumps(record))
         write_atomic(args.out / "results.json", json.dumps(found, indent=2).encode() + b"\n")
     identical = sum(kind["identical"] for kind in found.values())
-    print(f"{identical} of {2 * args.trials} identical")
-    raise SystemExit(identical != 2 * args.trials)
+    total = len(jobs) * args.trials
+    print(f"{identical} of {total} identical")
+    raise SystemExit(identical != total)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""Training on FineWeb-Edu while it is being written: trainer and writer killed together, or told to stop, and resumed.
+
+    python tests/scripts/kill_growing.py [--documents 40000] [--kills 6] [--out book/runs/kill-growing]
+
+Every second time SIGKILL goes to both at once, often before the first step; otherwise SIGTERM goes to the trainer alone,
+which must exit with 0 and take its writer along. In the end the run is finished, its metrics have every step once, and the shards are byte for
+byte those that a writer alone would have made.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kill_fineweb import digests, write_files
+
+from tilelli_nb.records import dumps, load_metrics, load_record, new_record, now, write_atomic
+from tilelli_nb.shards import open_fineweb
+
+CONFIG = ("model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
+          "train: {steps: 1500, batch: 4, micro_batch: 4, log_every: 5, eval_every: 500, checkpoint_every: 20}\n")
+TRAIN = ("train --config small.yaml --corpus fineweb-edu --files files --gigabytes 1 --out run --resume "
+         "--device cpu").split()
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The trainer, in a process group of its own; its writer keeps the same standard output open."""
+    return subprocess.Popen([sys.executable, "-c", "from tilelli_nb.cli import main; main()", *TRAIN], cwd=folder,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def last_step(run: Path) -> int:
+    return load_metrics(run)[-1]["step"] if (run / "metrics.jsonl").is_file() and load_metrics(run) else 0
+
+
+def written(folder: Path) -> int:
+    return len(list(folder.glob("data/fineweb-edu-1000mb/train-*.bin")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    record = new_record("kill-growing", "eval", seed=args.seed,
+                        notes="A run on shards that were still being written, killed with its writer: results.json.")
+    begun, rnd, ends = time.perf_counter(), random.Random(args.seed), []
+    with tempfile.TemporaryDirectory() as root:
+        folder, run = Path(root), Path(root) / "run"
+        (folder / "small.yaml").write_text(CONFIG)
+        write_files(folder / "files", args.documents, args.seed)
+        for number in range(args.kills):
+            step, shards, kill = last_step(run) + rnd.randint(1, 150), written(folder) + rnd.randint(1, 4), number % 2 == 0
+            process = start(folder)
+            while process.poll() is None and last_step(run) < step and not (kill and written(folder) >= shards):
+                time.sleep(0.01)
+            if kill:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)  # comes back when the writer, too, has closed its standard output
+            ends.append({"step": last_step(run), "exit_code": process.returncode, "shards": written(folder)})
+            print(ends[-1], flush=True)
+        finished = start(folder)
+        finished.communicate(timeout=600)
+        lines, data = load_metrics(run), load_record(run)["data"]
+        joined = [line["train_shards"] for line in lines if "train_shards" in line]
+        open_fineweb(folder / "alone", files=folder / "files", limit_bytes=10**9)
+        checks = {
+            "finished": finished.returncode == 0 and load_record(run)["finished"] is not None,
+            "stopped_cleanly": all(end["exit_code"] == (0 if i % 2 else -9) for i, end in enumerate(ends)),
+            "every_step_once": sorted({*range(5, 1501, 5), 1} - {line["step"] for line in lines}) == []
+            and len(lines) == len({line["step"] for line in lines}),
+            "shards_only_join": joined == sorted(set(joined)) and joined[-1] == data["train_shards"],
+            "identical_shards": digests(folder / "alone") == digests(folder / "data" / "fineweb-edu-1000mb")}
+    results = {"documents": args.documents, "ends": ends, "train_shards_joined": joined, **checks}
+    print(json.dumps(results, indent=2))
+    if args.out:
+        record |= {"name": args.out.name, "finished": now(), "wall_s": round(time.perf_counter() - begun, 1)}
+        write_atomic(args.out / "run.json", dumps(record))
+        write_atomic(args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n")
+    sys.exit(not all(checks.values()))
+
+
+if __name__ == "__main__":
+    main()
