@@ -5,6 +5,7 @@ VENV ?= .venv
 PORT ?= 8000
 WORKERS ?= 2
 ARGS ?= --config nano --corpus stories --minutes 4
+GIGABYTES ?= 2
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -23,7 +24,7 @@ READY ?= $(VENV)/.ready
 PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/*.py book/_static/*.* _config.yml _toc.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test lab sync run student train check lint clean help given
+.PHONY: book serve test lab sync run student train pretrain pod check lint clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
 	@echo "The book: _build/html/index.html"
@@ -69,6 +70,19 @@ student: $(READY) ## write copies of the notebooks without the solutions into st
 train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"
 	@$(BIN)/python -c 'from tilelli_nb.cli import main; main()' train $(ARGS)
+
+pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
+	@echo "Pretraining lite_10m into runs/pretrain: hours on a GPU. What it will cost: tilelli cost"
+	@$(BIN)/python -c 'from tilelli_nb.cli import main; main()' train --config lite_10m --corpus fineweb-edu \
+	  --gigabytes $(GIGABYTES) --out runs/pretrain --resume $(OPTIONS)
+
+pod: ## on a rented machine: an environment that keeps its PyTorch, and JupyterLab's Python 3 from there
+	@echo "Setting up: a minute or two, or more if the PyTorch of this machine is too old and a new one is fetched."
+	@$(PY) -m venv --system-site-packages $(VENV)
+	@$(INSTALL) -e '.[data,book]'
+	@$(BIN)/python -m ipykernel install --user
+	@touch $(VENV)/.ready
+	@echo "Next: make pretrain, or run notebooks/10_renting.ipynb"
 
 check: ## say OK or MISSING for everything the book needs
 	@"$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PY))" book/check_environment.py

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from typer.testing import CliRunner
 
-from tilelli_nb import fineweb
+from tilelli_nb import fineweb, shards
+from tilelli_nb.cli import app
 from tilelli_nb.errors import DataError
 from tilelli_nb.shards import open_fineweb, open_shards, prepare_shards
 
@@ -49,9 +51,9 @@ def bytes_of(texts):
 
 def test_every_document_arrives_once(pages, tmp_path):
     folder, texts = pages
-    shards = open_fineweb(tmp_path / "shards", files=folder, limit_bytes=10**9, progress=False)
-    assert stream_of(shards) == bytes_of(texts)
-    assert "train-00002.parquet" in shards.manifest["revision"]
+    found = open_fineweb(tmp_path / "shards", files=folder, limit_bytes=10**9, progress=False)
+    assert stream_of(found) == bytes_of(texts)
+    assert "train-00002.parquet" in found.manifest["revision"]
 
 
 def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
@@ -63,11 +65,12 @@ def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
     assert stream_of(few) == bytes_of(texts[:int(np.searchsorted(sizes, 500)) + 1])
 
 
-def test_nodes_share_the_pages_without_overlap(pages, tmp_path):
+@pytest.mark.parametrize("world", [2, 3])  # of three files: every second row to a node, or a file to each
+def test_nodes_share_the_pages_without_overlap(pages, tmp_path, world):
     folder, texts = pages
-    shares = [stream_of(open_fineweb(tmp_path / f"node{rank}", files=folder, limit_bytes=10**9, rank=rank, world=2,
-                                     progress=False)) for rank in range(2)]
-    assert sorted(shares[0] + shares[1]) == bytes_of(texts) and min(map(len, shares)) > 20
+    shares = [stream_of(open_fineweb(tmp_path / f"node{rank}", files=folder, limit_bytes=10**9, rank=rank, world=world,
+                                     progress=False)) for rank in range(world)]
+    assert sorted(sum(shares, [])) == bytes_of(texts) and min(map(len, shares)) > 15
 
 
 @pytest.mark.parametrize("stop", [1, 25, 41, 80])
@@ -96,6 +99,91 @@ def test_a_stopped_writer_goes_on_where_it_was(pages, tmp_path, monkeypatch, sto
     files = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "stopped").iterdir()) and len(files) > 8
     assert all((tmp_path / "whole" / f).read_bytes() == (tmp_path / "stopped" / f).read_bytes() for f in files)
+
+
+class Hub:
+    """Stands for the hub: it counts how often it was asked, and moves on to another commit each time."""
+
+    def __init__(self, monkeypatch, folder):
+        self.asked, self.opened = 0, []
+        monkeypatch.setattr(fineweb, "newest", self.newest)
+        monkeypatch.setattr(fineweb, "load_hub", self.load)
+        self.rows = fineweb.load_local(fineweb.list_files(folder))
+
+    def newest(self):
+        self.asked += 1
+        return f"sample-10BT at commit{self.asked}"
+
+    def load(self, commit):
+        self.opened.append(commit)
+        return self.rows
+
+
+def test_shards_stay_with_the_commit_they_were_begun_at(pages, tmp_path, monkeypatch):
+    hub, half = Hub(monkeypatch, pages[0]), fineweb.FineWebEdu(limit_bytes=10**9)
+
+    def stopped():
+        yield from islice(half, 40)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.ShardWriter(tmp_path, "fineweb-edu", half.revision, 500).write(((t, None) for t in stopped()), half)
+    monkeypatch.setattr(shards, "FINEWEB_SHARD_BYTES", 500)
+    found = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    assert stream_of(found) == bytes_of(pages[1])
+    assert found.manifest["revision"].startswith("sample-10BT at commit1,")
+    assert hub.asked == 1 and hub.opened == ["sample-10BT at commit1"] * 2
+
+
+def test_complete_shards_open_without_the_hub_and_without_datasets(pages, tmp_path, monkeypatch):
+    hub = Hub(monkeypatch, pages[0])
+    whole = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    monkeypatch.setattr(fineweb, "import_datasets", None)
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", None)  # nothing is written, so room is not asked for
+    again = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    assert again.describe() == whole.describe() and hub.asked == len(hub.opened) == 1
+    with pytest.raises(DataError, match="not of 'fineweb-edu' .*score 2 or more"):
+        open_fineweb(tmp_path, limit_bytes=10**9, min_score=2.0)
+
+
+def test_what_is_written_already_needs_no_room_again(pages, tmp_path, monkeypatch):
+    Hub(monkeypatch, pages[0])
+    open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["complete"] = False
+    manifest["shards"][0]["bytes"] = 9 * 10**8
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2 * 10**8})())
+    assert shards.fineweb_source(tmp_path, limit_bytes=10**9)[0] == tmp_path
+    monkeypatch.setattr(fineweb.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**8})())
+    with pytest.raises(DataError, match=r"0\.10 GB are asked for and 0\.10 GB of disk are free"):
+        shards.fineweb_source(tmp_path, limit_bytes=10**9)
+
+
+def test_a_network_that_fails_on_the_way_is_one_clear_error(pages, tmp_path, monkeypatch):
+    hub = Hub(monkeypatch, pages[0])
+    hub.rows = broken_rows()
+    with pytest.raises(DataError, match=r"the hub cannot be reached .*\(TimeoutError\)\n.*same command again"):
+        list(fineweb.FineWebEdu(limit_bytes=10**9))
+
+
+def broken_rows():
+    yield {"text": "a page", "score": 3.0}
+    raise TimeoutError
+
+
+def test_fineweb_without_a_size_is_one_hint():
+    with pytest.raises(DataError, match="give --gigabytes 2"):
+        shards.open_corpus("fineweb-edu")
+
+
+def test_ctrl_c_keeps_what_is_written_and_says_so(pages, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "open_fineweb", interrupted)
+    done = CliRunner().invoke(app, ["data", "fineweb-edu", "--gigabytes", "1"])
+    assert done.exit_code == 130 and "the same command goes on" in done.output
 
 
 def test_resuming_does_not_read_the_beginning_again(pages, tmp_path):
@@ -131,7 +219,7 @@ def test_wrong_files_and_ranks_are_named(tmp_path):
         fineweb.FineWebEdu(tmp_path, limit_bytes=1)
     parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="not in the format of FineWeb-Edu"):
-        fineweb.FineWebEdu(tmp_path, limit_bytes=1)
+        next(iter(fineweb.FineWebEdu(tmp_path, limit_bytes=1)))
     with pytest.raises(DataError, match="rank 2 of 2"):
         fineweb.FineWebEdu(tmp_path, limit_bytes=1, rank=2, world=2)
 

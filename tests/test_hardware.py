@@ -6,11 +6,13 @@ import math
 import os
 import subprocess
 import sys
+import time
 import types
 
 import pytest
 import torch
 from test_train import TEXT, assert_same_run, small, timeless
+from torch._dynamo.exc import Unsupported
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tilelli_nb import TilelliLM, load_config, prepare_shards, records, watch
@@ -132,15 +134,23 @@ def test_activation_bytes_of_one_linear_map():
     assert activation_bytes(One(), x, x) == 4 * (5 * 8 + 5 * 2)  # its input, and what is squared
 
 
-def test_the_bill_stops_a_run_cleanly(tmp_path, shards):
-    """At a million dollars an hour a second is $278: the limit is reached after some step and before the last."""
+def test_the_bill_stops_a_run_cleanly(tmp_path, shards, monkeypatch):
+    """At 40 cents an hour 10 hours are $4. The clock is put forward by 5 hours at steps 3 and 5."""
+    clock, ahead = time.perf_counter, [0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + ahead[0])
+
+    def hours_pass(line):
+        ahead[0] += 5 * 3600 * (line["step"] in (3, 5))
+
+    stopped = train(small(), shards, tmp_path / "paid", progress=False, usd_per_hour=0.4, max_dollars=4,
+                    on_log=hours_pass)
+    assert stopped["steps"] == 5 and stopped["finished"] is None
+    assert stopped["usd_per_hour"] == 0.4 and stopped["usd"] == pytest.approx(4, abs=0.05)
+    assert sorted((tmp_path / "paid" / "checkpoints").iterdir())[-1].name == "step-00000005.safetensors"
+    monkeypatch.undo()
+    train(small(), shards, tmp_path / "paid", progress=False, resume=True, usd_per_hour=0.4, max_dollars=9)
     train(small(), shards, tmp_path / "whole", progress=False)
-    stopped = train(small(steps=4000), shards, tmp_path / "paid", progress=False, usd_per_hour=1e6, max_dollars=100.0)
-    assert 0 < stopped["steps"] < 4000 and stopped["finished"] is None
-    assert stopped["usd_per_hour"] == 1e6 and stopped["usd"] >= 100
-    assert stopped["usd"] == pytest.approx(stopped["wall_s"] / 0.0036, rel=0.2)
-    newest = sorted((tmp_path / "paid" / "checkpoints").iterdir())[-1]
-    assert newest.name == f"step-{stopped['steps']:08d}.safetensors"
+    assert_same_run(tmp_path / "whole", tmp_path / "paid")
     with pytest.raises(ConfigError, match="needs a price"):
         train(small(), shards, tmp_path / "free", progress=False, max_dollars=1.0)
 
@@ -158,6 +168,22 @@ def test_a_spike_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, shards):
     assert "its checkpoint of step 8" in caught.value.fix
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == [
         "step-00000004.safetensors", "step-00000008.safetensors"]
+
+
+@pytest.mark.parametrize("error,problem,fix", [
+    (torch.OutOfMemoryError("CUDA out of memory"), "does not hold 4 sequences", "--micro-batch auto"),
+    (Unsupported("a graph break"), r"torch.compile failed \(Unsupported\)", "--no-compile"),
+])
+def test_what_fails_on_a_gpu_alone_is_a_clear_error(tmp_path, shards, monkeypatch, error, problem, fix):
+    lm = small()
+
+    def fail(x, targets):
+        raise error
+
+    monkeypatch.setattr(lm, "loss_terms", fail)
+    with pytest.raises(TrainingError, match=problem) as caught:
+        train(lm, shards, tmp_path / "run", progress=False)
+    assert fix in caught.value.fix
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_is_needed(tmp_path, shards, monkeypatch):

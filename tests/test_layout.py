@@ -10,12 +10,14 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors"},
     {"tokenizer", "conv", "ternary", "router", "config", "records", "allocator", "kernels"},
-    {"attention", "inference", "checkpoint", "corpora", "fineweb"},
-    {"shards"},  # beside corpora in the plan; it opens them by name, so it stands one below
-    {"baseline"},  # its block is one of the two that a model can be built from
+    {"attention", "inference", "checkpoint", "corpora", "fineweb", "cost"},
+    {"shards", "prepared"},  # shards is beside corpora in the plan; it opens them by name
+    {"baseline", "background", "packed"},  # the block of baseline is one of the two that a model can be built from
     {"model"},
+    {"optimizer", "hardware"},
     {"train"},
-    {"figures", "widgets", "show", "exercises"},
+    {"figures", "widgets", "show", "exercises", "watch"},
+    {"launch", "runpod"},
     {"cli"},
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError, GenerationError, TokenError
-from tilelli_nb.inference import Sampling, log_probs, probabilities, window_start
+from tilelli_nb.inference import Sampling, draw, log_probs, probabilities, window_start
 
 TABLES = {
     "lite_10m": {"token": 98_304, "position": 98_304, "output": 98_304, "conv": 11_520, "attention": 2_654_208,
@@ -147,6 +147,16 @@ def test_probabilities_by_hand():
     assert take(temperature=1, top_p=0.65) == pytest.approx([4 / 7, 3 / 7, 0, 0])
     assert take(temperature=1, top_p=0.75) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0])
     assert take(temperature=1, top_p=1e-9) == pytest.approx([1, 0, 0, 0])
+
+
+def test_a_draw_is_the_draw_of_multinomial():
+    logits = torch.randn(256, generator=torch.Generator().manual_seed(0)) * 3
+    for settings in ({"temperature": 1.0}, {"temperature": 1e-300}, {"top_k": 5}, {"top_p": 0.3}):
+        sampling = Sampling(seed=1, **settings)
+        ours, theirs = sampling.generator(0), sampling.generator(0)
+        p = probabilities(logits, sampling)
+        for _ in range(50):
+            assert draw(logits, sampling, ours) == int(torch.multinomial(p, 1, generator=theirs))
 
 
 def test_the_seed_decides_and_rows_do_not_depend_on_their_neighbours():

@@ -14,10 +14,10 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 
 # What no chapter shows, and why. A name stands for all that is inside it. Once a chapter shows it, it leaves the list.
 NOT_SHOWN = {
-    "chapter 10 will show it": ["fineweb"],
     "chapter 13 will show it": [
-        "inference", "model.TilelliLM.generate", "model.TilelliLM.new_state", "model.TilelliLM.score",
-        "model.TilelliLM.step", "model.TilelliLM.step_blocks", "model.TilelliLM.stream"],
+        "inference", "model.TilelliLM.device", "model.TilelliLM.from_tensors", "model.TilelliLM.is_packed",
+        "model.TilelliLM.new_state", "model.TilelliLM.prepare", "model.TilelliLM.save_packed",
+        "model.TilelliLM.step_blocks", "model.TilelliLM.train", "packed", "prepared"],
     "chapter 14 will show it": ["baseline"],
     "plumbing: what a run record notes, and where the records lie": [
         "records.dumps", "records.git_commit", "records.load_lines", "records.load_metrics", "records.load_record",
@@ -28,7 +28,7 @@ NOT_SHOWN = {
         "widgets.coloured_text", "widgets.continuation", "widgets.continue_text", "widgets.kernel_player",
         "widgets.kernel_strip", "widgets.kept_text", "widgets.routed_text", "widgets.ternary_bars",
         "widgets.ternary_explorer"],
-    "plumbing: the command line": ["cli"],
+    "plumbing: the command line": ["cli", "runpod"],
 }
 
 

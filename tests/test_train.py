@@ -160,7 +160,7 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path, shards):
     with pytest.raises(ConfigError, match="another configuration"):
         train(small(lr=0.5), shards, tmp_path / "run", resume=True, progress=False)
     other = prepare_shards(TEXT[:-1], tmp_path / "other", "cats")
-    with pytest.raises(DataError, match="other data"):
+    with pytest.raises(DataError, match="does not hold the data"):
         train(small(), other, tmp_path / "run", resume=True, progress=False)
 
 

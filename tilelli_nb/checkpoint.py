@@ -65,7 +65,8 @@ def save_model(folder: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     """model.safetensors, which holds everything, and config.json for people and hubs to read."""
     folder = Path(folder)
     write_tensors(folder / MODEL_FILE, tensors, metadata)
-    write_atomic(folder / "config.json", json.dumps(metadata["config"], indent=2).encode() + b"\n")
+    config = metadata["config"] | {key: metadata[key] for key in ("packed",) if key in metadata}
+    write_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

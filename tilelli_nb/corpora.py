@@ -275,6 +275,9 @@ def documents(source: str | Path, *, seed: int = 0, limit_bytes: int | None = No
             most -= len(text.encode("utf-8"))
     if source == "stories":
         return limit(stories(seed), 10_000_000 if limit_bytes is None else limit_bytes)
+    if str(source) == "fineweb-edu":
+        raise DataError("fineweb-edu is streamed from the Hugging Face hub, so it needs a size",
+                        "give --gigabytes 2, or write it first: tilelli data fineweb-edu --gigabytes 2")
     if source != "docs" and not (str(source) and Path(source).expanduser().exists()):
         near = difflib.get_close_matches(str(source), NAMES, n=1)
         raise DataError(f"{str(source)!r} is no corpus and no path" + (f"; did you mean {near[0]!r}?" if near else ""),

@@ -177,28 +177,10 @@ def recipe_bill() -> dict[str, float]:
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))["recipe"]
 
 
-class LedgerRow(NamedTuple):
-    """One run and what it cost; None is not known."""
-
-    name: str
-    card: str
-    steps: int
-    bytes_seen: int
-    hours: float
-    bytes_per_s: float | None
-    mfu: float | None
-    usd_per_hour: float | None
-    usd: float | None
-
-
-def ledger(records: Iterable[dict[str, Any]]) -> list[LedgerRow]:
-    """A row for each record of a training run that has ended, in the order in which they began."""
-    rows = []
-    for r in sorted(records, key=lambda record: record["started"]):
-        if r["kind"] in ("train", "sft") and r["wall_s"]:
-            rows.append(LedgerRow(r["name"], r["gpu_name"] or r["device"], r["steps"], r["bytes_seen"],
-                                  r["wall_s"] / 3600, r["bytes_per_s"], r["mfu"], r["usd_per_hour"], r["usd"]))
-    return rows
+def ledger(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of training runs that have ended, in the order in which they began."""
+    ended = (record for record in records if record["kind"] in ("train", "sft") and record["wall_s"])
+    return sorted(ended, key=lambda record: record["started"])
 
 
 def all_records() -> list[dict[str, Any]]:
@@ -227,8 +209,10 @@ def report(config: Config, gpu_name: str | None = None, usd_per_hour: float | No
         speed, hours = (f"{p.bytes_per_s:,.0f}", f"{p.hours:.1f}") if p.bytes_per_s else ("-", "-")
         yield f"{p.card:<20}{speed:>11}{hours:>8}{money(p.usd_per_hour):>8}{money(p.usd):>8}  {p.why}"
     if rows := ledger(records):
-        yield f"\n{'runs so far':<28}{'card':<16}{'MB read':>9}{'hours':>8}{'$':>8}"
+        yield f"\n{'runs so far':<28}{'card':<16}{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
     for r in rows:
-        yield f"{r.name:<28}{r.card:<16}{r.bytes_seen / 1e6:>9,.1f}{r.hours:>8.2f}{money(r.usd):>8}"
+        share = "-" if r["mfu"] is None else f"{r['mfu']:.1%}"
+        yield (f"{r['name']:<28}{r['gpu_name'] or r['device']:<16}{r['bytes_seen'] / 1e6:>9,.1f}"
+               f"{r['wall_s'] / 3600:>8.2f}{share:>7}{money(r['usd']):>8}")
     bill = recipe_bill()
     yield f"\nthe recipe: {', '.join(f'{part} ${usd:.2f}' for part, usd in bill.items())}: ${sum(bill.values()):.2f}"

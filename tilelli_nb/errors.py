@@ -38,5 +38,9 @@ class GenerationError(TilelliError):
     """Sampling settings outside their range."""
 
 
+class RentalError(TilelliError):
+    """A rented machine that cannot be had, found or reached."""
+
+
 class MissingDependency(TilelliError):
     """A library that this one function needs and that is not installed."""

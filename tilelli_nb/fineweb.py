@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ from tqdm import tqdm
 from .errors import DataError, MissingDependency
 
 REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+ON_THE_HUB = (f"the hub cannot be reached for {REPO}",
+              "check the network and give the same command again, or give --files; on a laptop `stories` will do")
+ON_DISK = ("the parquet files are not in the format of FineWeb-Edu",
+           "the columns `text` and `score` are needed in every file; for text alone name the folder as the corpus")
 
 
 class FineWebEdu:
@@ -17,21 +23,29 @@ class FineWebEdu:
 
     `files` is a folder of .parquet files to read in place of the hub. Documents below `min_score` (how educational, 0
     to 5) are passed over. Of several nodes, number `rank` of `world` reads its own share. The document that reaches
-    `limit_bytes` of UTF-8 is the last. Raises MissingDependency without `datasets`, DataError for what cannot be read.
-    After Penedo et al. 2024, arXiv:2406.17557.
+    `limit_bytes` of UTF-8 is the last. `commit` pins the dataset on the hub; the newest one unless given. Raises
+    MissingDependency without `datasets`, DataError for what cannot be read. After Penedo et al. 2024, arXiv:2406.17557.
     """
 
     def __init__(self, files: str | Path | None = None, *, limit_bytes: int, min_score: float = 0.0, rank: int = 0,
-                 world: int = 1, progress: bool = False) -> None:
+                 world: int = 1, progress: bool = False, commit: str | None = None) -> None:
         if not 0 <= rank < world:
             raise DataError(f"rank {rank} of {world} nodes does not exist", "ranks go from 0 to world - 1")
-        self.files, self.limit_bytes, self.min_score, self.rank, self.world = files, limit_bytes, min_score, rank, world
-        self.commit, self.rows = load_local(Path(files)) if files else load_hub()
-        if world > 1:
-            from datasets.distributed import split_dataset_by_node
-
-            self.rows = split_dataset_by_node(self.rows, rank, world)
+        self.files = list_files(Path(files)) if files else []
+        self.limit_bytes, self.min_score, self.rank, self.world = limit_bytes, min_score, rank, world
+        listed = " ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in self.files)
+        self.commit = listed or commit or newest()
         self.progress, self.read_bytes = progress, 0
+
+    @cached_property
+    def rows(self) -> Any:
+        """The dataset, opened when the first document is wanted: shards that are complete need no network."""
+        rows = load_local(self.files) if self.files else load_hub(self.commit)
+        if self.world == 1:
+            return rows
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(rows, self.rank, self.world)
 
     @property
     def revision(self) -> str:
@@ -49,9 +63,10 @@ class FineWebEdu:
         self.read_bytes = state["read_bytes"]
 
     def __iter__(self) -> Iterator[str]:
+        rows = self.rows if self.read_bytes < self.limit_bytes else ()
         with tqdm(total=self.limit_bytes, initial=self.read_bytes, unit="B", unit_scale=True,
-                  disable=not self.progress) as bar:
-            for row in self.rows if self.read_bytes < self.limit_bytes else ():
+                  disable=not self.progress) as bar, clear_errors(*ON_THE_HUB if not self.files else ON_DISK):
+            for row in rows:
                 text, score = row["text"], row["score"]
                 if not text or score is None or score < self.min_score:
                     continue
@@ -63,35 +78,48 @@ class FineWebEdu:
                     return
 
 
-def load_hub() -> tuple[str, Any]:
-    """The commit and the streamed rows of the dataset on the hub. Nothing is stored but what the writer writes."""
-    datasets = import_datasets()
+def newest() -> str:
+    """The subset, and the commit that the dataset on the hub is at now."""
+    import_datasets()
     from huggingface_hub import HfApi
 
-    try:
-        commit = HfApi().dataset_info(REPO).sha
-        rows = datasets.load_dataset(REPO, SUBSET, split="train", streaming=True, revision=commit)
-    except Exception as error:  # offline, no such address, the hub is down: each library below has its own kinds
-        raise DataError(f"the hub cannot be reached for {REPO} ({type(error).__name__})",
-                        "check the network, or give --files; on a laptop `stories` will do") from error
-    return f"{SUBSET} at {commit}", rows.select_columns(["text", "score"])
+    with clear_errors(*ON_THE_HUB):
+        return f"{SUBSET} at {HfApi().dataset_info(REPO).sha}"
 
 
-def load_local(folder: Path) -> tuple[str, Any]:
-    """The same of a folder of parquet files; their names and sizes stand for the commit."""
+def load_hub(commit: str) -> Any:
+    """The streamed rows of the dataset on the hub at a commit. Nothing is stored but what the writer writes."""
     datasets = import_datasets()
+    with clear_errors(*ON_THE_HUB):
+        rows = datasets.load_dataset(REPO, SUBSET, split="train", streaming=True, revision=commit.split()[-1])
+    return rows.select_columns(["text", "score"])
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The .parquet files of a folder, or the one file. Their names and sizes stand for the commit."""
     files = sorted(folder.glob("**/*.parquet")) if folder.is_dir() else [folder] * folder.is_file()
     if not files:
         raise DataError(f"{folder.name} holds no .parquet file", "give --files the folder that the files were put into")
-    try:
+    return files
+
+
+def load_local(files: list[Path]) -> Any:
+    """The streamed rows of parquet files."""
+    datasets = import_datasets()
+    with clear_errors(*ON_DISK):
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
         rows = rows.select_columns(["text", "score"])
         next(iter(rows), None)
+    return rows
+
+
+@contextmanager
+def clear_errors(problem: str, fix: str) -> Iterator[None]:
+    """Whatever the libraries below raise, each its own kinds, as one DataError."""
+    try:
+        yield
     except Exception as error:
-        raise DataError(f"{folder.name} is not in the format of FineWeb-Edu ({type(error).__name__})",
-                        "the columns `text` and `score` are needed in every file; for text alone name the folder as "
-                        "the corpus") from error
-    return " ".join(f"{file.name} ({file.stat().st_size} bytes)" for file in files), rows
+        raise DataError(f"{problem} ({type(error).__name__})", fix) from error
 
 
 def import_datasets() -> Any:
@@ -102,6 +130,11 @@ def import_datasets() -> Any:
         raise MissingDependency("FineWeb-Edu is read with the library datasets", "pip install datasets") from error
     datasets.disable_progress_bars()
     return datasets
+
+
+def default_folder(limit_bytes: int, rank: int = 0, world: int = 1) -> Path:
+    """Where the shards go unless told otherwise."""
+    return Path("data") / f"fineweb-edu-{limit_bytes / 1e6:g}mb{f'-node{rank}of{world}' if world > 1 else ''}"
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -129,6 +129,13 @@ class Prefetch:
         self.waited_s += time.perf_counter() - start
         return batch
 
+    def restart(self) -> None:
+        """Draws again what was drawn ahead, from data that has changed."""
+        for future in self.ahead:
+            future.cancel()
+        self.thread.submit(self.generator.set_state, self.state).result()  # behind the batch that is being drawn
+        self.ahead = deque(self.thread.submit(self.make) for _ in range(AHEAD))
+
     def close(self) -> None:
         self.thread.shutdown(cancel_futures=True)
 
@@ -173,6 +180,21 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
         terms = lm.loss_terms(x, targets)  # held until all has been counted: a freed address is used again
     del terms
     return sum(size for storage, size in kept.items() if storage not in weights)
+
+
+@contextmanager
+def clear_gpu_errors(micro_batch: int) -> Iterator[None]:
+    """What can go wrong on a GPU alone, as TrainingError: too little memory, or a graph that does not compile."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"the memory of this GPU does not hold {micro_batch} sequences at once",
+                            "the same command with --resume and --micro-batch auto finds what fits") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("torch._dynamo"):
+            raise
+        raise TrainingError(f"torch.compile failed ({type(error).__name__})",
+                            "the same command with --resume and --no-compile trains without it, more slowly") from error
 
 
 @contextmanager

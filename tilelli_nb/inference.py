@@ -1,8 +1,10 @@
 """Inference: from logits to bytes, one at a time, with states instead of re-reading the window for each."""
 
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ def window_start(n: int, context: int = 256) -> int:
 class State:
     """Between two bytes: the blocks' memories and the bytes of the window, from which they can be built again."""
 
-    blocks: list[Any]
+    blocks: Any
     window: Tensor  # (B, context) long
     length: int = field(default=0)
 
@@ -35,7 +37,7 @@ def step(lm, x_t: Tensor, state: State) -> Tensor:
     """One more byte of each row, (B,) -> logits (B, 256). A full window keeps its last half, renumbered from 0."""
     context = state.window.shape[1]
     if state.length == context:
-        prefill(lm, state.window[:, context - context // 2:].clone(), state)
+        return prefill(lm, torch.cat([state.window[:, context - context // 2:], x_t[:, None]], dim=1), state)
     state.window[:, state.length] = x_t
     state.length += 1
     return lm.step_blocks(x_t, state.length - 1, state.blocks)
@@ -49,6 +51,15 @@ def prefill(lm, ids: Tensor, state: State) -> Tensor:
     return lm.logits(h[:, -1])
 
 
+RANGES = {  # kind, smallest, largest, and what to say
+    "max_new": (Integral, 0, math.inf, "0 or more bytes"),
+    "temperature": (Real, 0, sys.float_info.max, "0 (greedy) or more; 0.8 is a good start"),
+    "top_k": (Integral, 1, 256, "1 to 256, or None"),
+    "top_p": (Real, sys.float_info.min, 1, "more than 0 and at most 1, or None"),
+    "seed": (Integral, 0, 2 ** 62, "0 or more, or None"),
+}
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next byte is drawn. Raises GenerationError for a setting outside its range."""
@@ -58,20 +69,15 @@ class Sampling:
     top_k: int | None = None          # only the k most probable bytes
     top_p: float | None = None        # only the most probable bytes that together reach p
     seed: int | None = None           # None: a new one every time
-    stop: tuple[int, ...] = (0,)      # bytes that end the text; they are not part of it
+    stop: Collection[int] = (0,)      # bytes that end the text; they are not part of it
 
     def __post_init__(self) -> None:
-        limits = [
-            (self.max_new >= 0, "max_new", "0 or more bytes"),
-            (0 <= self.temperature < math.inf, "temperature", "0 (greedy) or more; 0.8 is a good start"),
-            (self.top_k is None or self.top_k >= 1, "top_k", "1 to 256, or None"),
-            (self.top_p is None or 0 < self.top_p <= 1, "top_p", "more than 0 and at most 1, or None"),
-            (self.seed is None or 0 <= self.seed < 2 ** 62, "seed", "0 or more, or None"),
-            (all(0 <= byte < 256 for byte in self.stop), "stop", "bytes between 0 and 255"),
-        ]
-        for fine, name, fix in limits:
-            if not fine:
-                raise GenerationError(f"{name} = {getattr(self, name)}", f"{name} is {fix}")
+        for name, (kind, low, high, meaning) in RANGES.items():
+            value = getattr(self, name)
+            if not (isinstance(value, kind) and low <= value <= high or value is None and "or None" in meaning):
+                raise GenerationError(f"{name} = {value!r}", f"{name} is {meaning}")
+        if not isinstance(self.stop, Collection) or not all(byte in range(256) for byte in self.stop):
+            raise GenerationError(f"stop = {self.stop!r}", "stop is a list of bytes between 0 and 255")
 
     def generator(self, row: int) -> torch.Generator:
         """Row i of a batch has its own generator, so that it does not depend on its neighbours."""
@@ -85,7 +91,8 @@ class Sampling:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (256,) of the next byte -> probabilities (256,) after temperature, top-k and top-p, in that order."""
-    logits = logits.detach().double().cpu() / sampling.temperature
+    logits = logits.detach().double().cpu()
+    logits = (logits - logits.max()) / sampling.temperature  # none above 0: no temperature is too low
     if sampling.top_k is not None and sampling.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -math.inf)
     p = logits.softmax(-1)
@@ -98,22 +105,24 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next byte from logits (256,). Raises GenerationError when they are not finite."""
-    if not logits.isfinite().all():
+    """The next byte from logits (256,). Raises GenerationError when the largest is not a finite number."""
+    if not math.isfinite(logits.max()):
         raise GenerationError("the model's logits are not finite", "its weights hold NaN or infinity: load another one")
     if sampling.temperature == 0:
         return int(logits.argmax())
-    return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))
+    p = probabilities(logits, sampling)
+    race = torch.empty_like(p).exponential_(generator=generator)  # with rate p, each byte wins as often as p says
+    return int((p / race).argmax())  # the draw of torch.multinomial, without its checks
 
 
 @torch.no_grad()
 def read(lm, ids: Sequence[int], rows: int) -> tuple[State, Tensor]:
     """Reads prompts of equal length, (rows * n ids), as the context rule has it: the state and logits (rows, 256)."""
     context = lm.config.model.context
-    prompt = torch.tensor(ids, dtype=torch.long, device=lm.token.weight.device).view(rows, -1)
+    state = lm.new_state(rows)
+    prompt = torch.tensor(list(ids), dtype=torch.long, device=state.window.device).view(rows, -1)
     if prompt.shape[1] == 0:
         prompt = prompt.new_zeros(rows, 1)  # an empty prompt is an implied byte 0
-    state = lm.new_state(rows)
     return state, prefill(lm, prompt[:, window_start(prompt.shape[1], context):], state)
 
 
@@ -136,7 +145,9 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
 
 def generate(lm, ids: Sequence, sampling: Sampling) -> list:
     """One prompt (ids) -> prompt + new bytes. A list of prompts -> a list of those; equal lengths share their steps."""
-    if not ids or not isinstance(ids[0], (list, tuple, bytes)):
+    if isinstance(ids, str):
+        raise TokenError("a prompt is bytes, and this one is text", "encode it first: ByteTokenizer().encode(text)")
+    if len(ids) == 0 or not isinstance(ids[0], (list, tuple, bytes)):
         return [*ids, *stream(lm, ids, sampling)]
     by_length: dict[int, list[int]] = {}
     for row, prompt in enumerate(ids):
@@ -187,8 +198,7 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
 
     sliding: by the context rule, each byte sees 129 to 256 before it (once there are that many). Otherwise in chunks.
     """
-    was_training, context = lm.training, lm.config.model.context
-    lm.eval()
+    context = lm.config.model.context
     stride = context // 2 if sliding else context
     n = len(stream) - 1
     starts = list(range(0, max(n - context, 0) + stride, stride)) if sliding else list(range(0, n, stride))
@@ -199,12 +209,39 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
         for row, start in zip(windows, group, strict=True):
             piece = stream[start:min(start + context, n)]
             row[:len(piece)] = piece  # what follows the end is never read: the model is causal
-        logits = lm(windows.to(lm.token.weight.device))
+        logits = lm(windows.to(lm.device))
         all_logp = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).double().cpu()
         for logp, start in zip(all_logp, group, strict=True):
             skip = context - stride if start else 0  # a later window predicts only what the one before it did not
             targets = stream[start + skip + 1:min(start + context, n) + 1]
             found = logp[skip:skip + len(targets)].gather(1, targets[:, None])[:, 0]
             out[start + skip:start + skip + len(targets)] = found
-    lm.train(was_training)
     return out
+
+
+class Decoder:
+    """What a model does with its logits. It has `config`, `device`, and one byte at a time: `new_state`, `step_blocks`;
+    many bytes: `hidden`, `logits`, and itself called on (B, T)."""
+
+    @torch.no_grad()
+    def step(self, x_t: Tensor, state: State) -> Tensor:
+        """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in place, and re-reads when full."""
+        return step(self, x_t, state)
+
+    def generate(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
+                 top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> list[int]:
+        """The prompt and up to `max_new` bytes after it. A list of prompts gives a list of outputs."""
+        return generate(self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop))
+
+    def stream(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
+               top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> Iterator[int]:
+        """The same for one prompt, yielding each new byte as soon as it is drawn."""
+        return stream(self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop))
+
+    def score(self, text: str | bytes, sliding: bool = False) -> float:
+        """Bits per byte of a text after an implied byte 0: in chunks of the context, or with a sliding window."""
+        return score(self, text, sliding)
+
+    def log_probs(self, stream: Tensor, sliding: bool = True) -> Tensor:
+        """Log-probabilities in nats, float64 (n,), of stream[1:], given what comes before: stream (n+1,) long."""
+        return log_probs(self, stream, sliding)

@@ -1,6 +1,5 @@
 """The model: bytes in, logits of the next byte out. Six (or four) routed blocks between two matrices."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,17 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, inference
+from . import checkpoint, inference, packed
 from .attention import KeyValues, TopKAttention
 from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
 from .errors import CheckpointError, TokenError
+from .prepared import Prepared
 from .router import Router, sequence_balance
 from .ternary import TernaryFFN, TernaryLinear
 
 IGNORE = -100  # a target that is not predicted
 VOCAB = 256
+NOT_TRAINABLE = ("a packed model cannot be trained: the latent weights behind its codes are gone",
+                 "train the model that it was packed from, or begin with --init from that one")
 
 
 class BlockState(NamedTuple):
@@ -74,7 +76,7 @@ class LossTerms(NamedTuple):
     use: Tensor        # (blocks, 3): the router's p, averaged over bytes and summed over sequences
 
 
-class TilelliLM(nn.Module):
+class TilelliLM(nn.Module, inference.Decoder):
     """The byte-level language model. Build it from a Config, or load it with `from_pretrained`."""
 
     def __init__(self, config: Config, seed: int | None = None) -> None:
@@ -164,16 +166,16 @@ class TilelliLM(nn.Module):
 
     # One byte at a time: see inference.py for the rule of the window.
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.token.weight.device
+
     def new_state(self, batch: int = 1) -> inference.State:
         """An empty memory for `step`."""
         context = self.config.model.context
         blocks = [block.new_state(batch, context) for block in self.blocks]
-        return inference.State(blocks, torch.zeros(batch, context, dtype=torch.long, device=self.token.weight.device))
-
-    @torch.no_grad()
-    def step(self, x_t: Tensor, state: inference.State) -> Tensor:
-        """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in place, and re-reads when full."""
-        return inference.step(self, x_t, state)
+        return inference.State(blocks, torch.zeros(batch, context, dtype=torch.long, device=self.device))
 
     def step_blocks(self, x_t: Tensor, position: int, states: list[Any]) -> Tensor:
         """One byte through all the blocks, with nothing re-read: (B,) -> logits (B, 256)."""
@@ -182,31 +184,32 @@ class TilelliLM(nn.Module):
             h, _ = block.step(h, state)
         return self.logits(h)
 
-    def generate(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
-                 top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> list[int]:
-        """The prompt and up to `max_new` bytes after it. A list of prompts gives a list of outputs."""
-        settings = inference.Sampling(max_new, temperature, top_k, top_p, seed, tuple(stop))
-        return inference.generate(self, ids, settings)
+    def prepare(self, weights: str = "fp32") -> Prepared:
+        """The model for fast generation on a CPU, with weights in "fp32", "bf16", "int8" or "ternary"; see prepared.py.
 
-    def stream(self, ids: Sequence[int], max_new: int = 128, temperature: float = 0.8, top_k: int | None = None,
-               top_p: float | None = None, seed: int | None = None, stop: Sequence[int] = (0,)) -> Iterator[int]:
-        """The same for one prompt, yielding each new byte as soon as it is drawn."""
-        return inference.stream(self, ids, inference.Sampling(max_new, temperature, top_k, top_p, seed, tuple(stop)))
-
-    def score(self, text: str | bytes, sliding: bool = False) -> float:
-        """Bits per byte of a text after an implied byte 0: in chunks of the context, or with a sliding window."""
-        return inference.score(self, text, sliding)
+        Raises ConfigError for another word, or where the blocks are not routed ones.
+        """
+        return Prepared(self, weights)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
-        """A bundled model ("tilelli/nano") or a folder that save_pretrained or a training run wrote; in eval()."""
-        tensors, metadata = checkpoint.load_model(name)
-        lm = cls(Config.from_dict(metadata["config"]))
-        lm.load_weights(tensors)
-        return lm.eval()
+        """A bundled model ("tilelli/nano") or a folder of save_pretrained, save_packed or a training run; in eval()."""
+        return cls.from_tensors(*checkpoint.load_model(name))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> "TilelliLM":
+        """The model that a file holds, packed or not; in eval()."""
+        with torch.device("meta"):  # no weights are drawn: they are about to be replaced
+            lm = cls(Config.from_dict(metadata["config"])).eval()
+        if "packed" in metadata:
+            tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
+        lm.to_empty(device="cpu").load_weights(tensors)
+        return lm
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Copies named tensors into the model. Raises CheckpointError when a name or a shape does not fit."""
+        if any(name.endswith(packed.CODES) for name in tensors):
+            raise CheckpointError(*NOT_TRAINABLE)
         own = self.state_dict()
         wrong = [name for name in own.keys() | tensors.keys()
                  if name not in own or name not in tensors or own[name].shape != tensors[name].shape]
@@ -215,7 +218,34 @@ class TilelliLM(nn.Module):
                                   "load them with the configuration they were trained with")
         self.load_state_dict(tensors)
 
+    def train(self, mode: bool = True) -> "TilelliLM":
+        """For training or not. Raises CheckpointError when the model is packed: its latent weights are gone."""
+        if mode and self.is_packed:
+            raise CheckpointError(*NOT_TRAINABLE)
+        return super().train(mode)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the ternary weights came from a packed file."""
+        return any(isinstance(module, TernaryLinear) and module.packed for module in self.modules())
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any) -> None:
         """Writes model.safetensors and config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller."""
+        if self.is_packed:
+            raise CheckpointError("a packed model has no latent weights to save", "use save_packed()")
         tensors = {name: tensor.to(dtype) if dtype else tensor for name, tensor in self.state_dict().items()}
         checkpoint.save_model(folder, tensors, {"config": self.config.to_dict(), **about})
+
+    def save_packed(self, folder: str | Path, text: str | bytes | None = None, **about: Any) -> dict[str, Any]:
+        """The same in an eighth of the size, for inference only: five ternary codes a byte, the other matrices in int8.
+
+        With a held-out `text`, the file notes the bits per byte before and after. Returns what it says about packing.
+        """
+        tensors, note = packed.pack_weights(self), {"version": packed.VERSION, "note": NOT_TRAINABLE[0]}
+        metadata = {"config": self.config.to_dict(), **about, "packed": note}
+        if text:
+            again = type(self).from_tensors(tensors, metadata)
+            note |= {"bits_per_byte_before": self.score(text), "bits_per_byte": again.score(text),
+                     "text_bytes": len(inference.ByteTokenizer().encode(text))}
+        checkpoint.save_model(folder, tensors, metadata)
+        return note

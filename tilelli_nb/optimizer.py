@@ -52,3 +52,18 @@ def update(lm, optimizer: torch.optim.Optimizer, batch: tuple, config: TrainConf
     optimizer.step()
     optimizer.zero_grad()
     return {**total, "grad_norm": norm}
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The two averages and the step of every parameter, named for a checkpoint."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": t for index, moments in state.items() for name, t in moments.items()}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of moments_of; other tensors are passed over."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key in (key for key in tensors if key.startswith("optimizer.")):
+        _, index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensors[key]
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

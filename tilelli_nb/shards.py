@@ -18,6 +18,7 @@ from .records import write_atomic
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = 64 * 2 ** 20  # text bytes between two commits of the writer
+FINEWEB_SHARD_BYTES = 8 * 2 ** 20  # smaller: a run that does not wait for the writer begins after the first commit
 
 
 def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *, revision: str | None = None,
@@ -61,18 +62,27 @@ def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabyt
     return prepare_shards(corpora.read_documents(path), folder, path.resolve().name, revision=digest)
 
 
-def open_fineweb(folder: str | Path | None = None, *, files: str | Path | None = None, limit_bytes: int,
-                 min_score: float = 0.0, rank: int = 0, world: int = 1, progress: bool = True) -> "Shards":
-    """The shards of FineWeb-Edu, with a bar of bytes, bytes/s and time left; see FineWebEdu for the options.
+def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
+    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True` shows bytes/s and the time left."""
+    folder, source = fineweb_source(folder, **options)
+    return prepare_shards(source, folder, "fineweb-edu", revision=source.revision, shard_bytes=FINEWEB_SHARD_BYTES)
 
-    They land in data/fineweb-edu-SIZE (or `folder`). Raises DataError before it begins when the disk is too small.
+
+def fineweb_source(folder: str | Path | None = None, *, limit_bytes: int, rank: int = 0, world: int = 1,
+                   **options: Any) -> tuple[Path, fineweb.FineWebEdu]:
+    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what is read; see FineWebEdu.
+
+    Shards stay with the dataset's commit that they were begun at. DataError when the folder holds others, or when the
+    disk is too small for all of it.
     """
-    node = f"-node{rank}of{world}" if world > 1 else ""
-    folder = Path(folder or Path("data") / f"fineweb-edu-{limit_bytes / 1e6:g}mb{node}")
-    fineweb.check_disk(folder, limit_bytes)
-    source = fineweb.FineWebEdu(files, limit_bytes=limit_bytes, min_score=min_score, rank=rank, world=world,
-                                progress=progress)
-    return prepare_shards(source, folder, "fineweb-edu", revision=source.revision)
+    folder = Path(folder or fineweb.default_folder(limit_bytes, rank, world))
+    found = read_manifest(folder) if (folder / MANIFEST).is_file() else {"revision": None, "shards": []}
+    if not found.get("complete"):
+        fineweb.check_disk(folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"]))
+    begun_at = (found["revision"] or "").split(", score")[0]
+    source = fineweb.FineWebEdu(limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options)
+    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)  # refuses a folder of other shards
+    return folder, source
 
 
 def fingerprint(path: Path) -> str:
@@ -219,7 +229,36 @@ class Shards:
         """What a run record says about its data."""
         digests = "".join(shard["sha256"] for shard in self.manifest["shards"])
         return {"source": self.manifest["source"], "sha256": hashlib.sha256(digests.encode()).hexdigest(),
-                "train_bytes": len(self.train), "val_bytes": len(self.val)}
+                "train_bytes": len(self.train), "val_bytes": len(self.val),
+                "train_shards": len(self.train.shards), "val_shards": len(self.val.shards)}
+
+    def as_described(self, data: dict[str, Any]) -> "Shards":
+        """The shards that `data`, a `describe()` of before, was about: those that were written since are left out.
+
+        Raises DataError when they are not the same any more.
+        """
+        train, val = data.get("train_shards"), data.get("val_shards")
+        sides = [[shard for shard in self.manifest["shards"] if shard["split"] == side] for side in ("train", "val")]
+        files = [shard["file"] for shard in sides[0][:train] + sides[1][:val]]
+        manifest = self.manifest | {"shards": [shard for shard in self.manifest["shards"] if shard["file"] in files]}
+        view = Shards(self.folder, Split(self.train.shards[:train]), Split(self.val.shards[:val]), manifest)
+        if view.describe()["sha256"] != data["sha256"]:
+            raise DataError(f"{self.folder.name} does not hold the data that the run was started on",
+                            "resume with the same --corpus")
+        return view
+
+    def grown(self, train: int | None = None) -> "Shards | None":
+        """The same with the training shards that were written since (up to `train` in all); None when none were.
+
+        The held-out side stays as it is, so that figures before and after compare.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            return None
+        now = [shard for shard in read_manifest(self.folder)["shards"] if shard["split"] == "train"]
+        new = now[len(self.train.shards):train]
+        side = Split(self.train.shards + [map_shard(self.folder, shard) for shard in new])
+        manifest = self.manifest | {"shards": self.manifest["shards"] + new}
+        return Shards(self.folder, side, self.val, manifest) if new else None
 
 
 def open_shards(folder: str | Path, verify: bool = True) -> Shards:
@@ -228,17 +267,19 @@ def open_shards(folder: str | Path, verify: bool = True) -> Shards:
     manifest = read_manifest(folder)
     splits: dict[str, list[np.ndarray]] = {"train": [], "val": []}
     for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        if not path.is_file() or path.stat().st_size != shard["bytes"]:
-            size = f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}" if path.is_file() else "missing"
-            raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make it again")
-        if verify:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != shard["sha256"]:
-                raise DataError(f"shard {path.name} was altered since it was written: its checksum differs",
-                                f"delete the folder {folder.name} and make the shards again")
-        splits[shard["split"]].append(np.memmap(path, dtype=np.uint8, mode="r"))
+        splits[shard["split"]].append(map_shard(folder, shard, verify))
     if not (splits["train"] and splits["val"]):
         raise DataError(f"{folder.name} is not finished: one side of the split is empty", "run the same command again")
     return Shards(folder, Split(splits["train"]), Split(splits["val"]), manifest)
+
+
+def map_shard(folder: Path, shard: dict[str, Any], verify: bool = True) -> np.ndarray:
+    """One shard of the manifest, mapped into memory after the checks of open_shards."""
+    path = folder / shard["file"]
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        size = f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}" if path.is_file() else "missing"
+        raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make it again")
+    if verify and fingerprint(path) != shard["sha256"]:
+        raise DataError(f"shard {path.name} was altered since it was written: its checksum differs",
+                        f"delete the folder {folder.name} and make the shards again")
+    return np.memmap(path, dtype=np.uint8, mode="r")

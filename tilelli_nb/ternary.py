@@ -39,12 +39,21 @@ class StraightThrough(torch.autograd.Function):
 class TernaryLinear(nn.Module):
     """A linear map without bias that multiplies by alpha * codes and trains the latent weight (out, in) behind them."""
 
+    packed = False  # True: `weight` came from a packed file, is alpha * codes already, and is never rounded again
+
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
 
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Codes (out, in) and the scale alpha, without a gradient."""
+        weight = self.weight.detach()
+        return (weight.sign(), weight.abs().max()) if self.packed else ternarize(weight)
+
     def ternary_weight(self) -> Tensor:
         """The weight that is used, (out, in): never more than three different values."""
+        if self.packed:
+            return self.weight
         with torch.autocast(self.weight.device.type, enabled=False):
             return StraightThrough.apply(self.weight)
 
@@ -54,8 +63,7 @@ class TernaryLinear(nn.Module):
 
     def zero_share(self) -> float:
         """Share of the codes that are 0."""
-        with torch.no_grad():
-            return (ternarize(self.weight)[0] == 0).float().mean().item()
+        return (self.codes()[0] == 0).float().mean().item()
 
 
 class TernaryFFN(nn.Module):

@@ -17,9 +17,9 @@ from . import checkpoint, inference, records
 from .allocator import keep_freed_memory
 from .config import Config, TrainConfig
 from .cost import Bill, hourly_price, mfu
-from .errors import ConfigError, DataError, TrainingError
-from .hardware import Prefetch, Processes, stop_signals
-from .optimizer import learning_rate, make_optimizer, update
+from .errors import ConfigError, TrainingError
+from .hardware import Prefetch, Processes, clear_gpu_errors, stop_signals
+from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .records import write_atomic
 from .shards import Shards
 
@@ -44,16 +44,16 @@ def train(lm, shards: Shards, out: str | Path, *, resume: bool = False, stop_at:
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     run.begin(resume, minutes, notes)
-    steps = run.config.steps
-    last = min(steps, stop_at or steps)
+    steps, last = run.config.steps, min(run.config.steps, stop_at or run.config.steps)
     bar = tqdm(total=steps * run.step_bytes, initial=run.step * run.step_bytes, unit="B", unit_scale=True,
                disable=not (progress and run.processes.is_first))
     with stop_signals() as stopped, bar, run.ready(compiled):
         while run.step < last and not run.processes.any(stopped.is_set() or run.bill.is_over(run.gpu_seconds())):
             run.train_step()
             bar.update(run.step_bytes)
-            if run.is_due(run.config.log_every) or run.is_due(run.config.eval_every) or run.step == 1:
-                bar.set_postfix_str(run.log())
+            grown = run.is_due(run.config.checkpoint_every) and run.step < last and run.grow()
+            if grown or run.is_due(run.config.log_every) or run.is_due(run.config.eval_every) or run.step == 1:
+                bar.set_postfix_str(run.log(grown))
             if run.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps):
                 run.sample()
             if run.is_due(run.config.checkpoint_every) or run.step == last:
@@ -66,7 +66,8 @@ class Run:
     """A training run: the model, what the optimizer and the batches need to go on, and the folder it all lands in."""
 
     def __init__(self, lm, shards: Shards, out: Path, device: str | None, prompt: str, on_log: Callable | None) -> None:
-        self.lm, self.shards, self.out, self.prompt, self.on_log = lm, shards, out, prompt, on_log
+        self.lm, self.out, self.prompt, self.on_log = lm, out, prompt, on_log
+        self.opened = self.shards = shards  # all that was there; what the run reads
         self.processes = Processes(device)
         self.device = self.processes.device
         self.gpu_name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
@@ -74,7 +75,7 @@ class Run:
         self.step, self.saved_step = 0, 0
         self.wall_s, self.aside_s = 0.0, 0.0  # of the parts before this one; of evaluation, samples and files
         self.started = time.perf_counter()
-        self.last: dict[str, Tensor] = {}
+        self.last, self.batches = {}, None  # what the latest step came to; batches made ahead, while training
         self.losses: list[float] = []
         self.final_bpb: float | None = None
 
@@ -100,9 +101,9 @@ class Run:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Time that is not counted as training."""
-        start = time.perf_counter()
+        start = self.seconds()
         yield
-        self.aside_s += time.perf_counter() - start
+        self.aside_s += self.seconds() - start
 
     # Beginning and resuming
 
@@ -110,10 +111,11 @@ class Run:
         exists = self.processes.any((self.out / "run.json").is_file())
         if exists and not resume:
             raise TrainingError(f"{self.out.name} already holds a run", "go on with --resume, or choose another --out")
-        self.record = records.load_record(self.out) if exists else None
-        if self.record:
+        if exists:
+            self.record = records.load_record(self.out)
             self.continue_record()
         else:
+            self.grow()
             if minutes:
                 self.set_steps(minutes)
             self.record = records.new_record(
@@ -139,8 +141,7 @@ class Run:
         if here.model != given.model or here.train != given.with_train(steps=stored.train.steps).train:
             raise ConfigError(f"the run in {self.out.name} was started with another configuration",
                               "resume with the same --config and options, or choose another --out")
-        if self.record["data"]["sha256"] != self.shards.describe()["sha256"]:
-            raise DataError(f"the run in {self.out.name} was started on other data", "resume with the same --corpus")
+        self.shards = self.opened.as_described(self.record["data"])
         self.lm.config = here
 
     def set_steps(self, minutes: float) -> None:
@@ -160,8 +161,8 @@ class Run:
         byte_s = (time.perf_counter() - start) / len(sample)
         per_step = step_s * 1.02 + byte_s * min(self.config.eval_bytes, len(self.shards.val)) / self.config.eval_every
         left = minutes * 60 - self.seconds() - byte_s * min(FINAL_EVAL_BYTES, len(self.shards.val)) - 2
-        steps = self.processes.maximum(torch.tensor(max(1, int(left / per_step))))
-        self.lm.config = self.lm.config.with_train(steps=int(steps))
+        steps = int(self.processes.maximum(torch.tensor(max(1, int(left / per_step)))))
+        self.lm.config = self.lm.config.with_train(steps=steps)
 
     def load(self) -> None:
         found = checkpoint.newest_good(self.out / "checkpoints")
@@ -169,14 +170,9 @@ class Run:
             return  # killed before the first checkpoint: begin again
         tensors, state = found
         self.lm.load_weights({key[6:]: t for key, t in tensors.items() if key.startswith("model.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
+        self.shards = self.opened.as_described(state["data"]) if "data" in state else self.shards
         self.step, self.wall_s, self.aside_s = state["step"], state["wall_s"], state["wall_s"] - state["train_s"]
         self.saved_step = self.step
 
@@ -193,7 +189,8 @@ class Run:
         self.loss_terms = self.processes.loss_terms(self.lm, on_gpu if compiled is None else compiled)
         self.batches = Prefetch(self.draw, self.data_state, pin=on_gpu)
         try:
-            yield
+            with clear_gpu_errors(self.config.micro_batch):
+                yield
         finally:
             self.batches.close()
 
@@ -202,7 +199,18 @@ class Run:
         self.last = update(self.lm, self.optimizer, self.batches.next(), self.config, lr, self.loss_terms)
         self.step += 1
 
-    def log(self) -> str:
+    def grow(self) -> bool:
+        """Takes in the training shards that were written since, in all processes the same. True if there are any."""
+        here = (self.shards.grown() if self.processes.is_first else None) or self.shards
+        count = int(self.processes.maximum(torch.tensor(len(here.train.shards))))
+        if count == len(self.shards.train.shards):
+            return False
+        self.shards = self.shards.grown(count)
+        if self.batches:
+            self.batches.restart()
+        return True
+
+    def log(self, grown: bool = False) -> str:
         """Appends a line to metrics.jsonl and returns the few figures that the progress bar shows."""
         means = {name: self.processes.mean(value) for name, value in self.last.items()}
         if not self.processes.is_first:
@@ -213,27 +221,28 @@ class Run:
                 "lr": learning_rate(self.step - 1, self.config), "grad_norm": float(means["grad_norm"]),
                 "balance": float(means["balance"]), "router_use": means["router_use"].tolist(),
                 "zero_share": self.lm.zero_shares()}
+        if grown:
+            line["train_shards"] = len(self.shards.train.shards)
         if self.is_due(self.config.eval_every):
             line["val_bpb"] = self.evaluate()
         line["wall_s"] = round(self.seconds(), 3)
         records.append_line(self.out / "metrics.jsonl", line)
         if self.on_log:
             self.on_log(line)
-        held_out = f"held out {line['val_bpb']:.3f} bits per byte" if "val_bpb" in line else ""
-        bill = self.bill.text(self.gpu_seconds(), self.step / self.config.steps)
-        return ", ".join(filter(None, (f"loss {loss:.3f}", held_out, bill)))
+        held_out = f", held out {line['val_bpb']:.3f} bits per byte" if "val_bpb" in line else ""
+        return f"loss {loss:.3f}{held_out} {self.bill.text(self.gpu_seconds(), self.step / self.config.steps)}"
 
     def evaluate(self) -> float:
         finished = self.step == self.config.steps
+        held_out = self.shards.val.read(FINAL_EVAL_BYTES if finished else self.config.eval_bytes)
         with self.aside():
-            held_out = self.shards.val.read(FINAL_EVAL_BYTES if finished else self.config.eval_bytes)
             val_bpb = inference.score(self.lm, held_out)
         self.final_bpb = val_bpb if finished else None
         return val_bpb
 
     def check_loss(self, loss: float) -> float:
         """The loss, if it and the gradient are numbers and it has not jumped above what was usual."""
-        usual = statistics.median(self.losses[-20:]) if len(self.losses) >= 5 else math.inf
+        usual = statistics.median(self.losses[-20:]) if len(self.losses) > 4 else math.inf
         if math.isfinite(loss + float(self.last["grad_norm"])) and loss < usual + SPIKE:
             return loss
         start = f" from its checkpoint of step {self.saved_step:,} (--init {self.out})" if self.saved_step else ""
@@ -244,7 +253,7 @@ class Run:
     def sample(self) -> None:
         if not self.processes.is_first:
             return
-        self.check_loss(float(self.last["loss"]))
+        self.check_loss(float(self.last["loss"]))  # no samples of a model that is broken
         tokenizer = inference.ByteTokenizer()
         with self.aside():
             self.lm.eval()
@@ -260,13 +269,11 @@ class Run:
             return
         self.check_loss(float(self.last["loss"]))
         tensors = {f"model.{name}": t for name, t in self.lm.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": t for name, t in moments.items()}
-        tensors["generator"] = self.batches.state
+        tensors |= moments_of(self.optimizer) | {"generator": self.batches.state}
         folder = self.out / "checkpoints"
         with self.aside():
             about = {"config": self.lm.config.to_dict(), "step": self.step, "wall_s": self.seconds(),
-                     "train_s": self.seconds() - self.aside_s}
+                     "train_s": self.seconds() - self.aside_s, "data": self.shards.describe()}
             checkpoint.write_tensors(folder / f"step-{self.step:08d}.safetensors", tensors, about)
         self.saved_step = self.step
         for old in sorted(folder.glob("step-*.safetensors"))[:-self.config.keep_checkpoints]:
@@ -280,15 +287,14 @@ class Run:
         if done and self.final_bpb is None:  # resumed after its last step
             self.final_bpb = records.load_metrics(self.out)[-1]["val_bpb"]
         seen, train_s = self.step * self.step_bytes, self.seconds() - self.aside_s
-        speed = seen / train_s
-        self.record |= {"config": self.lm.config.to_dict(), "steps": self.step, "bytes_seen": seen,
-                        "wall_s": round(self.seconds(), 3), "bytes_per_s": round(speed, 1),
-                        "mfu": mfu(speed / self.processes.world, self.lm.config.model, self.gpu_name),
+        self.record |= {"config": self.lm.config.to_dict(), "data": self.shards.describe(), "steps": self.step,
+                        "bytes_seen": seen, "wall_s": round(self.seconds(), 3), "bytes_per_s": round(seen / train_s, 1),
+                        "mfu": mfu(seen / train_s / self.processes.world, self.lm.config.model, self.gpu_name),
                         "usd_per_hour": self.bill.usd_per_hour, "usd": self.bill.spent(self.gpu_seconds()),
                         "val_bpb": self.final_bpb, "finished": records.now() if done else None}
         if done:
             self.lm.eval().save_pretrained(self.out, val_bpb=self.final_bpb)
         write_atomic(self.out / "run.json", records.dumps(self.record))
-        about = {"processes": self.processes.world, "data_wait_share": round(self.batches.waited_s / train_s, 5)}
+        about = {"processes": self.processes.world, "data_wait_share": self.batches.waited_s / train_s}
         write_atomic(self.out / "results.json", records.dumps(about))
         return self.record

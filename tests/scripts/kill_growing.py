@@ -2,9 +2,9 @@
 
     python tests/scripts/kill_growing.py [--documents 40000] [--kills 6] [--out book/runs/kill-growing]
 
-Every second time SIGKILL goes to both at once, often before the first step; otherwise SIGTERM goes to the trainer alone,
-which must exit with 0 and take its writer along. In the end the run is finished, its metrics have every step once, and the shards are byte for
-byte those that a writer alone would have made.
+Every second time SIGKILL goes to both at once, the first time before a step is done; otherwise SIGTERM goes to the
+trainer alone, which must exit with 0 and take its writer along. In the end the run is finished, its metrics have every
+step once, and the shards are byte for byte those that a writer alone would have made.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from tilelli_nb.records import dumps, load_metrics, load_record, new_record, now
 from tilelli_nb.shards import open_fineweb
 
 CONFIG = ("model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
-          "train: {steps: 1500, batch: 4, micro_batch: 4, log_every: 5, eval_every: 500, checkpoint_every: 20}\n")
-TRAIN = ("train --config small.yaml --corpus fineweb-edu --files files --gigabytes 1 --out run --resume "
-         "--device cpu").split()
+          "train: {steps: 6000, batch: 4, micro_batch: 4, log_every: 5, eval_every: 2000, checkpoint_every: 50}\n")
+TRAIN = ["train", "--config", "small.yaml", "--corpus", "fineweb-edu", "--files", "files", "--gigabytes", "1",
+         "--out", "run", "--resume", "--device", "cpu"]
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -58,9 +58,10 @@ def main() -> None:
         (folder / "small.yaml").write_text(CONFIG)
         write_files(folder / "files", args.documents, args.seed)
         for number in range(args.kills):
-            step, shards, kill = last_step(run) + rnd.randint(1, 150), written(folder) + rnd.randint(1, 4), number % 2 == 0
+            kill, step = number % 2 == 0, last_step(run) + rnd.randint(1, 150) * (number > 0)
+            shards = min(written(folder) + rnd.randint(1, 3), args.documents // 1600)
             process = start(folder)
-            while process.poll() is None and last_step(run) < step and not (kill and written(folder) >= shards):
+            while process.poll() is None and not (last_step(run) >= step and written(folder) >= shards):
                 time.sleep(0.01)
             if kill:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -77,7 +78,7 @@ def main() -> None:
         checks = {
             "finished": finished.returncode == 0 and load_record(run)["finished"] is not None,
             "stopped_cleanly": all(end["exit_code"] == (0 if i % 2 else -9) for i, end in enumerate(ends)),
-            "every_step_once": sorted({*range(5, 1501, 5), 1} - {line["step"] for line in lines}) == []
+            "every_step_once": sorted({*range(5, 6001, 5), 1} - {line["step"] for line in lines}) == []
             and len(lines) == len({line["step"] for line in lines}),
             "shards_only_join": joined == sorted(set(joined)) and joined[-1] == data["train_shards"],
             "identical_shards": digests(folder / "alone") == digests(folder / "data" / "fineweb-edu-1000mb")}
