@@ -90,7 +90,32 @@ def test_a_readers_own_200_kb_train_with_one_command(folder, kind):
     assert 0 < record["data"]["val_bytes"] < record["data"]["train_bytes"] / 8
 
 
+def test_score_says_how_it_measured(folder):
+    lm, text = TilelliLM.from_pretrained("tilelli/nano"), (folder / "mine.txt").read_bytes()[:1500]
+    (folder / "scored.txt").write_bytes(text)
+    for options, stdin, expected, way in (([], b"", lm.score(text), "chunks of 256"),
+                                          (["--sliding"], b"", lm.score(text, True), "moves on by 128"),
+                                          (["--weights", "int8"], text, None, "int8")):
+        out = tilelli("score", "-" if stdin else "scored.txt", *options, folder=folder, stdin=stdin).stdout.decode()
+        assert way in out and "1,500 bytes" in out
+        assert expected is None or float(out.split()[0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_pack_info_and_generate_from_a_packed_model(folder):
+    out = tilelli("pack", "tilelli/nano", "--out", "packed", "--text", "mine.txt", folder=folder)
+    assert out.returncode == 0 and b"before, on" in out.stdout and b"mine.txt" in out.stdout, out.stderr
+    about = tilelli("info", "packed", folder=folder).stdout.decode()
+    assert "824,576 parameters" in about and "for inference only" in about and "held out" in about
+    options = ["Once", "--model", "packed", "--weights", "ternary", "--max-new", "20", "--seed", "1"]
+    out = tilelli("generate", *options, folder=folder)
+    assert out.returncode == 0 and out.stdout.decode().startswith("Once"), out.stderr
+    out = tilelli("train", "--config", "nano", "--corpus", "mine.txt", "--init", "packed", "--out", "no", folder=folder)
+    assert out.returncode == 1 and b"latent weights" in out.stderr and b"Traceback" not in out.stderr, out.stderr
+
+
 @pytest.mark.parametrize("arguments,message", [
+    (["score", "nothing.txt"], "cannot read nothing.txt"),
+    (["generate", "hi", "--weights", "int4"], "use one of fp32, bf16, int8, ternary"),
     (["train", "--config", "nanoo"], "did you mean 'nano'?"),
     (["train", "--corpus", "storys"], "stories"),
     (["train", "--corpus", "missing.txt"], "missing.txt"),

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from . import hub
 from .errors import CheckpointError
 from .records import write_atomic
 
@@ -82,7 +83,7 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of a model. Names that begin with tilelli/ are bundled; everything else is a path."""
+    """The folder of a model: names that begin with tilelli/ are bundled; then a path, or OWNER/NAME on the Hub."""
     text = str(name)
     bundled = sorted(f"tilelli/{path.parent.name}" for path in WEIGHTS.glob(f"*/{MODEL_FILE}"))
     if text in bundled:
@@ -94,6 +95,8 @@ def resolve(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         raise CheckpointError(f"{path.name} is a file", "name the folder that holds model.safetensors")
+    if not path.is_dir() and hub.MODEL_ID.fullmatch(text):
+        return hub.download(text)
     if not path.is_dir():
         raise CheckpointError(f"there is no model {text!r}", f"use {' or '.join(bundled)}, or the folder of a run")
     return path

@@ -207,6 +207,20 @@ def read_text(file: Path) -> bytes:
 
 
 @app.command()
+def push(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")],
+    private: Annotated[bool, typer.Option("--private", help="Only for you")] = False,
+) -> None:
+    """Publishes a model on the Hugging Face Hub, with a card made from its run record if its folder holds one."""
+    from .model import TilelliLM
+    from .records import load_record
+
+    record = load_record(model) if (Path(model) / "run.json").is_file() else None
+    typer.echo(TilelliLM.from_pretrained(model).push_to_hub(name, record, private))
+
+
+@app.command()
 def cost(
     config: Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")] = "lite_10m",
     gpu: Annotated[str | None, typer.Option(help="A card, such as A6000 or \"H100 SXM\"; all of them if none")] = None,

@@ -129,6 +129,8 @@ def read(lm, ids: Sequence[int], rows: int) -> tuple[State, Tensor]:
 @torch.no_grad()
 def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator[int]:
     """Yields the new bytes of one prompt as they are drawn, without the stop byte."""
+    if isinstance(ids, str):
+        raise TokenError("a prompt is bytes, and this one is text", "encode it first: ByteTokenizer().encode(text)")
     ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
     generator = sampling.generator(row)
     state, byte = None, None
@@ -145,8 +147,6 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
 
 def generate(lm, ids: Sequence, sampling: Sampling) -> list:
     """One prompt (ids) -> prompt + new bytes. A list of prompts -> a list of those; equal lengths share their steps."""
-    if isinstance(ids, str):
-        raise TokenError("a prompt is bytes, and this one is text", "encode it first: ByteTokenizer().encode(text)")
     if len(ids) == 0 or not isinstance(ids[0], (list, tuple, bytes)):
         return [*ids, *stream(lm, ids, sampling)]
     by_length: dict[int, list[int]] = {}

@@ -1,5 +1,6 @@
 """The model: bytes in, logits of the next byte out. Six (or four) routed blocks between two matrices."""
 
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, inference, packed
+from . import checkpoint, hub, inference, packed
 from .attention import KeyValues, TopKAttention
 from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
 from .errors import CheckpointError, TokenError
 from .prepared import Prepared
+from .records import write_atomic
 from .router import Router, sequence_balance
 from .ternary import TernaryFFN, TernaryLinear
 
@@ -193,7 +195,7 @@ class TilelliLM(nn.Module, inference.Decoder):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
-        """A bundled model ("tilelli/nano") or a folder of save_pretrained, save_packed or a training run; in eval()."""
+        """A bundled model ("tilelli/nano"), a folder (of save_pretrained, save_packed, a run), a Hub id; in eval()."""
         return cls.from_tensors(*checkpoint.load_model(name))
 
     @classmethod
@@ -249,3 +251,11 @@ class TilelliLM(nn.Module, inference.Decoder):
                      "text_bytes": len(inference.ByteTokenizer().encode(text))}
         checkpoint.save_model(folder, tensors, metadata)
         return note
+
+    def push_to_hub(self, name: str, record: dict[str, Any] | None = None, private: bool = False) -> str:
+        """Publishes the model as OWNER/NAME on the Hugging Face Hub, with a card from its run record: its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            (self.save_packed if self.is_packed else self.save_pretrained)(folder)
+            card = hub.model_card(name, self.config.to_dict(), sum(p.numel() for p in self.parameters()), record)
+            write_atomic(Path(folder) / "README.md", card.encode())
+            return hub.upload(Path(folder), name, private)

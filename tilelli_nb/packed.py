@@ -39,9 +39,10 @@ def unpack_weights(tensors: dict[str, Tensor], about: dict[str, Any], lm: nn.Mod
     weights = {name: tensor for name, tensor in tensors.items() if not name.endswith((CODES, ROWS, SCALE))}
     for path, module in lm.named_modules():
         name = f"{path}.weight"
-        if name + CODES in tensors:
-            weights[name] = unpack(tensors[name + CODES], module.weight.shape) * tensors[name + SCALE]
+        scale = tensors.get(name + SCALE)
+        if scale is not None and name + CODES in tensors:
+            weights[name] = unpack(tensors[name + CODES], module.weight.shape) * scale
             module.packed = True
-        elif name + ROWS in tensors:
-            weights[name] = tensors[name + ROWS] * tensors[name + SCALE][:, None]
+        elif scale is not None and name + ROWS in tensors:
+            weights[name] = tensors[name + ROWS] * scale[:, None]
     return weights

@@ -89,7 +89,7 @@ def main() -> None:
     lm.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"])
     shards = open_corpus(args.corpus)
     held_out = shards.val.read(FINAL_EVAL_BYTES)
-    assert shards.describe() == record["data"], "this is not the corpus of the run"
+    assert shards.describe()["sha256"] == record["data"]["sha256"], "this is not the corpus of the run"
     bundled, train = TilelliLM.from_pretrained(folder), record["config"]["train"]
     model, tok = record["config"]["model"], ByteTokenizer()
     bits = bundled.score(held_out)
