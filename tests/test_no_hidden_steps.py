@@ -28,7 +28,8 @@ NOT_SHOWN = {
         "widgets.coloured_text", "widgets.continuation", "widgets.continue_text", "widgets.kernel_player",
         "widgets.kernel_strip", "widgets.kept_text", "widgets.routed_text", "widgets.ternary_bars",
         "widgets.ternary_explorer"],
-    "plumbing: the command line": ["cli", "runpod"],
+    "plumbing: the command line, and the services that it can call": [
+        "cli", "hub", "launch", "runpod", "transformers_extra", "watch"],
 }
 
 

@@ -66,7 +66,8 @@ def save_model(folder: str | Path, tensors: dict[str, Tensor], metadata: dict[st
     """model.safetensors, which holds everything, and config.json for people and hubs to read."""
     folder = Path(folder)
     write_tensors(folder / MODEL_FILE, tensors, metadata)
-    config = metadata["config"] | {key: metadata[key] for key in ("packed",) if key in metadata}
+    config = {"model_type": "tilelli", **metadata["config"]}  # the name that transformers looks for
+    config |= {key: metadata[key] for key in ("packed",) if key in metadata}
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 

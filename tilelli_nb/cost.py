@@ -202,17 +202,18 @@ def report(config: Config, gpu_name: str | None = None, usd_per_hour: float | No
             f"give --bytes-per-s, or one of {', '.join(card.name for card in load_cards())}")
     records, train = all_records(), config.train
     cards = [gpu_name] if gpu_name or bytes_per_s else [card.name for card in load_cards()]
+    plans = [plan(config, card, usd_per_hour, bytes_per_s, records) for card in cards]
     yield (f"{config.name}: {train.steps:,} steps of {train.batch * config.model.context:,} bytes, "
            f"{training_flops(config.model) / 1e6:.1f} MFLOP a byte\n"
            f"{'card':<20}{'bytes/s':>11}{'hours':>8}{'$/hour':>8}{'$':>8}  speed")
-    for p in (plan(config, card, usd_per_hour, bytes_per_s, records) for card in cards):
+    for p in plans:
         speed, hours = (f"{p.bytes_per_s:,.0f}", f"{p.hours:.1f}") if p.bytes_per_s else ("-", "-")
         yield f"{p.card:<20}{speed:>11}{hours:>8}{money(p.usd_per_hour):>8}{money(p.usd):>8}  {p.why}"
     if rows := ledger(records):
-        yield f"\n{'runs so far':<28}{'card':<16}{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
+        yield f"\n{'runs so far':<28}{'card':<24}{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
     for r in rows:
         share = "-" if r["mfu"] is None else f"{r['mfu']:.1%}"
-        yield (f"{r['name']:<28}{r['gpu_name'] or r['device']:<16}{r['bytes_seen'] / 1e6:>9,.1f}"
+        yield (f"{r['name']:<28}{r['gpu_name'] or r['device']:<24}{r['bytes_seen'] / 1e6:>9,.1f}"
                f"{r['wall_s'] / 3600:>8.2f}{share:>7}{money(r['usd']):>8}")
     bill = recipe_bill()
     yield f"\nthe recipe: {', '.join(f'{part} ${usd:.2f}' for part, usd in bill.items())}: ${sum(bill.values()):.2f}"

@@ -102,11 +102,6 @@ def routed_text(text: str, shares: list, names: tuple[str, ...], colours: tuple[
 
 def coloured_text(text: str, weights: list, names: tuple[str, ...], colours: tuple[str, ...], title: str) -> str:
     """HTML: a legend with each pathway's average, then the text; a byte's background mixes `colours` by its weights."""
-    def mixture(shares) -> str:
-        channels = [[int(colour[i:i + 2], 16) for i in (1, 3, 5)] for colour in colours]
-        return "#" + "".join(f"{round(sum(w * c[i] for w, c in zip(shares, channels, strict=True))):02X}"
-                             for i in range(3))
-
     means = [sum(column) / len(weights) for column in zip(*weights, strict=True)]
     style = "color:#222222;background:"
     legend = " ".join(f'<span style="{style}{colour};padding:0 .4em">{escape(name)} {mean:.0%}</span>'
@@ -114,7 +109,7 @@ def coloured_text(text: str, weights: list, names: tuple[str, ...], colours: tup
     body, start = [], 0
     for character in text:
         stop = start + len(character.encode("utf-8"))
-        body.append(f'<span style="{style}{mixture(weights[stop - 1])}">{escape(character)}</span>')
+        body.append(f'<span style="{style}{_mixture(weights[stop - 1], colours)}">{escape(character)}</span>')
         start = stop
     return (f'<p><b>{escape(title)}</b>, on average: {legend}</p><p style="font-family:monospace;line-height:1.6;'
             f'white-space:pre-wrap;overflow-wrap:anywhere">{"".join(body)}</p>')
@@ -251,6 +246,13 @@ def _binary(byte: int) -> str:
     bits = f"{byte:08b}"
     marker = bits.find("0") + 1
     return f"<b>{bits[:marker]}</b>{bits[marker:]}"
+
+
+def _mixture(shares, colours) -> str:
+    """The colours #RRGGBB, mixed by shares that sum to 1."""
+    channels = ((share * int(colour[i:i + 2], 16) for share, colour in zip(shares, colours, strict=True))
+                for i in (1, 3, 5))
+    return "#" + "".join(f"{min(round(sum(parts)), 255):02X}" for parts in channels)
 
 
 def _count(n: int, noun: str) -> str:

@@ -4,7 +4,8 @@
 
 Each trial starts afresh, is killed with SIGKILL up to three times at random moments of its life, is then let to finish,
 and must leave the same bytes as the uninterrupted run: weights, metrics (times aside) and samples; shards and manifest.
-The third kind of run trains in two processes that average their gradients, and both are killed together. Exits 1 if any trial differs. With --out it leaves a run record, and what happened in results.json beside it.
+The third kind of run trains in two processes that average their gradients, and both are killed together. Exits 1 if
+any trial differs. With --out it leaves a run record, and what happened in results.json beside it.
 """
 
 import argparse
