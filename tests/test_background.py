@@ -15,7 +15,8 @@ from test_fineweb import write_files
 
 from tilelli_nb import background, prepare_shards
 from tilelli_nb.background import fineweb_in_background
-from tilelli_nb.errors import DataError
+from tilelli_nb.errors import ConfigError, DataError
+from tilelli_nb.launch import corpus
 from tilelli_nb.shards import ShardWriter, open_shards
 
 
@@ -165,3 +166,9 @@ def test_a_writer_that_dies_later_is_reported_once(capsys, code, stopping, said)
         event.set()
     background.watch(SimpleNamespace(sentinel=told, exitcode=code), told, event)
     assert ("training goes on with what is there" in capsys.readouterr().err) == said
+
+
+def test_gigabytes_are_for_fineweb_alone():
+    with pytest.raises(ConfigError, match="--gigabytes is for fineweb-edu, not for stories"), \
+            corpus(SimpleNamespace(gigabytes=1.0, corpus="stories"), None):
+        pass

@@ -146,6 +146,15 @@ def test_complete_shards_open_without_the_hub_and_without_datasets(pages, tmp_pa
         open_fineweb(tmp_path, limit_bytes=10**9, min_score=2.0)
 
 
+def test_shards_begun_from_files_are_not_gone_on_with_from_the_hub(pages, tmp_path):
+    begun = fineweb.FineWebEdu(pages[0], limit_bytes=10**9)
+    writer = shards.ShardWriter(tmp_path, "fineweb-edu", begun.revision, shards.FINEWEB_SHARD_BYTES)
+    writer.cursor = None
+    writer.commit(0)
+    with pytest.raises(DataError, match=r"was begun from files \(train-00000\.parquet .*\n.*the same --files"):
+        open_fineweb(tmp_path, limit_bytes=10**9)
+
+
 def test_what_is_written_already_needs_no_room_again(pages, tmp_path, monkeypatch):
     Hub(monkeypatch, pages[0])
     open_fineweb(tmp_path, limit_bytes=10**9, progress=False)

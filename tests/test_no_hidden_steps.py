@@ -14,17 +14,14 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 
 # What no chapter shows, and why. A name stands for all that is inside it. Once a chapter shows it, it leaves the list.
 NOT_SHOWN = {
-    "chapter 13 will show it": [
-        "inference", "model.TilelliLM.device", "model.TilelliLM.from_tensors", "model.TilelliLM.is_packed",
-        "model.TilelliLM.new_state", "model.TilelliLM.prepare", "model.TilelliLM.save_packed",
-        "model.TilelliLM.step_blocks", "model.TilelliLM.train", "packed", "prepared"],
     "chapter 14 will show it": ["baseline"],
     "plumbing: what a run record notes, and where the records lie": [
         "records.dumps", "records.git_commit", "records.load_lines", "records.load_metrics", "records.load_record",
         "records.new_record", "records.now", "records.package_sha256", "records.runs_folder", "records.versions"],
     "plumbing: a kind of error each": ["errors"],
     "plumbing: the pages of this book": [
-        "exercises", "figures", "show", "widgets.attended_text", "widgets.byte_explorer", "widgets.byte_table",
+        "exercises", "figures", "players.sampling_bars", "players.sampling_player", "players.stream_text",
+        "players.traced_text", "show", "widgets.attended_text", "widgets.byte_explorer", "widgets.byte_table",
         "widgets.coloured_text", "widgets.continuation", "widgets.continue_text", "widgets.kernel_player",
         "widgets.kernel_strip", "widgets.kept_text", "widgets.routed_text", "widgets.ternary_bars",
         "widgets.ternary_explorer"],

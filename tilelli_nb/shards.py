@@ -80,6 +80,8 @@ def fineweb_source(folder: str | Path | None = None, *, limit_bytes: int, rank: 
     if not found.get("complete"):
         fineweb.check_disk(folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"]))
     begun_at = (found["revision"] or "").split(", score")[0]
+    if begun_at and not found["complete"] and not (options.get("files") or begun_at.startswith(fineweb.SUBSET)):
+        raise DataError(f"{folder.name} was begun from files ({begun_at[:60]})", "give the same --files to go on")
     source = fineweb.FineWebEdu(limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options)
     ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)  # refuses a folder of other shards
     return folder, source

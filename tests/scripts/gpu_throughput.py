@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package need
 
 from tilelli_nb.allocator import keep_freed_memory  # noqa: E402
 from tilelli_nb.config import Config, load_config  # noqa: E402
-from tilelli_nb.hardware import best_device  # noqa: E402
+from tilelli_nb.hardware import Prefetch, Processes, best_device  # noqa: E402
 from tilelli_nb.model import TilelliLM  # noqa: E402
 from tilelli_nb.optimizer import make_optimizer, update  # noqa: E402
 from tilelli_nb.records import write_atomic  # noqa: E402
@@ -31,11 +31,13 @@ from tilelli_nb.shards import Shards, Split  # noqa: E402
 
 
 def stepper(config: Config, shards: Shards, device: str) -> Callable[[], torch.Tensor]:
-    """A function that takes one step of the package's own loop and returns its loss."""
+    """A function that takes one step as train() does, compiled and from pinned memory on CUDA, and returns its loss."""
     keep_freed_memory()
-    lm, generator, c = TilelliLM(config).to(device).train(), torch.Generator().manual_seed(0), config.train
-    optimizer = make_optimizer(lm, c)
-    return lambda: update(lm, optimizer, shards.batch(c.batch, config.model.context, generator), c, lr=c.lr)["loss"]
+    lm, c, cuda = TilelliLM(config).to(device).train(), config.train, device == "cuda"
+    optimizer, terms = make_optimizer(lm, c), Processes(device).loss_terms(lm, compiled=cuda)
+    batches = Prefetch(lambda generator: shards.batch(c.batch, config.model.context, generator),
+                       torch.Generator().manual_seed(0).get_state(), pin=cuda)
+    return lambda: update(lm, optimizer, batches.next(), c, c.lr, terms)["loss"]
 
 
 def measure(config: Config, shards: Shards, seconds: float, device: str) -> tuple[float, int | None]:
