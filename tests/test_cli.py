@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("reader")
     paragraphs = (f"This is paragraph {i} of my own text, about nothing much." for i in range(400))
     (path / "mine.txt").write_text("\n\n".join(paragraphs))
+    (path / "scored.txt").write_bytes((path / "mine.txt").read_bytes()[:1500])
     (path / "small.yaml").write_text(
         "model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
         "train: {steps: 20, batch: 4, micro_batch: 4, lr: 1e-2, eval_every: 10, checkpoint_every: 10}\n")
@@ -101,8 +102,7 @@ def inside(*arguments, stdin=b""):
 
 
 def test_score_says_how_it_measured(folder):
-    lm, text = TilelliLM.from_pretrained("tilelli/nano"), (folder / "mine.txt").read_bytes()[:1500]
-    (folder / "scored.txt").write_bytes(text)
+    lm, text = TilelliLM.from_pretrained("tilelli/nano"), (folder / "scored.txt").read_bytes()
     for options, expected, way in (([], lm.score(text), "in chunks of 256: tilelli/nano, fp32"),
                                    (["--sliding"], lm.score(text, True), "in a window that moves on by 128")):
         for out in (inside("score", folder / "scored.txt", *options), inside("score", "-", *options, stdin=text)):
@@ -119,7 +119,8 @@ def test_pack_info_and_generate_from_a_packed_model(folder):
     options = ["--model", packed, "--weights", "ternary", "--max-new", 20, "--seed", 1]
     expected = ByteTokenizer().decode(TilelliLM.from_pretrained(packed).prepare("ternary").generate(
         list(b"Once"), max_new=20, seed=1)) + "\n"
-    assert inside("generate", "Once", *options) == inside("generate", "-", "--stream", *options, stdin=b"Once") == expected
+    assert inside("generate", "Once", *options) == expected
+    assert inside("generate", "-", "--stream", *options, stdin=b"Once") == expected
     with pytest.raises(CheckpointError, match="latent weights"):
         inside("train", "--corpus", folder / "mine.txt", "--init", packed, "--out", folder / "no")
 

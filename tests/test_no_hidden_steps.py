@@ -26,7 +26,7 @@ NOT_SHOWN = {
         "widgets.kernel_strip", "widgets.kept_text", "widgets.routed_text", "widgets.ternary_bars",
         "widgets.ternary_explorer"],
     "plumbing: the command line, and the services that it can call": [
-        "cli", "hub", "launch", "runpod", "transformers_extra", "watch"],
+        "cli", "hub", "runpod", "transformers_extra"],
 }
 
 

@@ -120,6 +120,13 @@ def test_rows_of_a_batch_do_not_depend_on_their_neighbours(kind):
         assert (torch.stack(logits)[:, row] - alone).abs().max() < (1e-9 if kind == "fp32" else 0.05)
 
 
+def test_two_threads_give_what_one_gives():
+    lm, ids = tiny(), random_ids(40)
+    one = by_steps(lm.prepare(), ids)
+    torch.set_num_threads(2)  # every test begins with one
+    assert (by_steps(lm.prepare(), ids) - one).abs().max() < 1e-9
+
+
 def test_the_routers_choice_is_left_in_the_state():
     lm, ids = tiny(), random_ids(9)
     model = lm.prepare()

@@ -120,14 +120,16 @@ class Memory:
         self.router, self.x3, self.mixed = router[:, None], self.x[:, None], self.paths.transpose(0, 1)
         self.conv_now, attended, self.ffn = self.paths
         self.attended = attended.view(rows * H, 1, D // H)
-        self.nothing = zeros(())
+        self.nothing, self.views = zeros(()), {}
 
-    def at(self, t: int) -> zip:
-        """The views that a step at position t needs, block by block, with as few slices as possible."""
-        keys, values = self.keys[..., :t + 1].flatten(1, 2), self.values[..., :t + 1, :].flatten(1, 2)
-        sums = self.conv[:, t:t + self.conv.shape[1] - self.keys.shape[-1] + 1]
-        return zip(keys.unbind(0), values.unbind(0), self.keys[..., t].unbind(0), self.values[..., t, :].unbind(0),
-                   sums.unbind(0), self.conv[:, t].unbind(0), self.p.unbind(0), strict=True)
+    def at(self, t: int) -> list[tuple[Tensor, ...]]:
+        """The views that a step at position t needs, block by block; kept, because a re-read window comes back to t."""
+        if t not in self.views:
+            keys, values = self.keys[..., :t + 1].flatten(1, 2), self.values[..., :t + 1, :].flatten(1, 2)
+            sums = self.conv[:, t:t + self.conv.shape[1] - self.keys.shape[-1] + 1]
+            views = (keys, values, self.keys[..., t], self.values[..., t, :], sums, self.conv[:, t], self.p)
+            self.views[t] = list(zip(*(view.unbind(0) for view in views), strict=True))
+        return self.views[t]
 
 
 class Prepared(Decoder):
