@@ -11,7 +11,7 @@ from test_model import oracle, random_ids, tiny
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.corpora import stories
 from tilelli_nb.errors import ConfigError, TokenError
-from tilelli_nb.inference import window_start
+from tilelli_nb.inference import prefill, window_start
 from tilelli_nb.prepared import KINDS, Bf16Matrix, Int8Matrix, Matrix, int8_rows
 
 
@@ -120,6 +120,17 @@ def test_rows_of_a_batch_do_not_depend_on_their_neighbours(kind):
         assert (torch.stack(logits)[:, row] - alone).abs().max() < (1e-9 if kind == "fp32" else 0.05)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_prepared_does_not_change_when_the_model_does(kind):
+    lm, ids = tiny(dtype=torch.float32, d_model=32, n_heads=4), random_ids(10)
+    model = lm.prepare(kind)
+    before = by_steps(model, ids)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.zero_()
+    assert torch.equal(by_steps(model, ids), before)
+
+
 def test_two_threads_give_what_one_gives():
     lm, ids = tiny(), random_ids(40)
     one = by_steps(lm.prepare(), ids)
@@ -135,6 +146,17 @@ def test_the_routers_choice_is_left_in_the_state():
         model.step(torch.tensor([byte]), state)
     expected = lm.hidden(torch.tensor([ids]))[1][0, :, -1]  # (blocks, 3)
     assert torch.allclose(state.blocks.p[:, 0, 0], expected, atol=1e-12)
+    state = model.new_state()
+    prefill(model, torch.tensor([ids]), state)
+    assert torch.allclose(state.blocks.p[:, 0, 0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float64_model_can_be_prepared_in_every_form(kind):
+    lm, ids = tiny(d_model=32, n_heads=4), random_ids(12)
+    model = lm.prepare(kind)
+    assert model.dtype == (torch.float64 if kind == "fp32" else torch.float32)
+    assert bits(model(torch.tensor([ids]))[0], ids) == pytest.approx(bits(by_steps(model, ids), ids), abs=0.05)
 
 
 # The forms of the weights

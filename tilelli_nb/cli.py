@@ -1,4 +1,4 @@
-"""The command line: tilelli data | train | generate | info | cost. Each says what it made and what comes next."""
+"""The command line: tilelli data | train | generate | score | pack | info | cost. Each says what it made."""
 
 import sys
 from pathlib import Path

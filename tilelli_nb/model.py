@@ -239,7 +239,7 @@ class TilelliLM(nn.Module, inference.Decoder):
         checkpoint.save_model(folder, tensors, {"config": self.config.to_dict(), **about})
 
     def save_packed(self, folder: str | Path, text: str | bytes | None = None, **about: Any) -> dict[str, Any]:
-        """The same in an eighth of the size, for inference only: five ternary codes a byte, the other matrices in int8.
+        """The same in a ninth of the bytes, for inference only: five ternary codes a byte, the other matrices in int8.
 
         With a held-out `text`, the file notes the bits per byte before and after. Returns what it says about packing.
         """

@@ -1,5 +1,6 @@
 """A trained model, prepared for one byte at a time on a CPU: few large operations, and weights of fewer bytes."""
 
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,7 @@ class PreparedBlock:
     """
 
     def __init__(self, block: Any, weights: str, dtype: torch.dtype) -> None:
-        self.norm = block.norm.weight.to(dtype), block.norm.bias.to(dtype), block.norm.eps
+        self.norm = (*(w.to(dtype, copy=True) for w in (block.norm.weight, block.norm.bias)), block.norm.eps)
         self.taps = block.conv.weight.to(dtype).t().flip(0)[:, None].contiguous()  # (width, 1, D): i acts i bytes later
         self.into = fuse(weights, block.attention.weight, block.ffn.up, block.router.weight)
         self.down = fuse(weights, block.ffn.down)
@@ -113,7 +114,7 @@ class Memory:
         self.keys = zeros(c.n_blocks, rows, H, D // H, c.context)
         self.values = zeros(c.n_blocks, rows, H, c.context, D // H)
         self.conv = zeros(c.n_blocks, c.context + c.conv_width - 1, rows, D)  # the sums so far, of now and later
-        self.p = zeros(c.n_blocks, rows, 1, 3)  # the router's choice at the latest byte
+        self.p = zeros(c.n_blocks, rows, 1, 3)  # the router's p at the latest byte
         self.x, self.z, self.paths = zeros(rows, D), zeros(rows, sum(model.split)), zeros(3, rows, D)
         q, k, v, self.u, router = self.z.split(model.split, dim=1)
         self.q, self.k, self.v = (part.view(rows, H, D // H) for part in (q, k, v))
@@ -147,13 +148,14 @@ class Prepared(Decoder):
         if lm.config.model.block != "routed":
             raise ConfigError(f"a model of {lm.config.model.block} blocks cannot be prepared",
                               "use it as it is: generate() and score() work without prepare()")
-        lm = lm.cpu()
+        lm = lm if lm.device.type == "cpu" else deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
-        c, self.dtype = lm.config.model, torch.promote_types(lm.token.weight.dtype, torch.float32)
+        c, is_double = lm.config.model, weights == "fp32" and lm.token.weight.dtype == torch.float64
+        self.dtype = torch.float64 if is_double else torch.float32
         self.split = [c.d_model] * 3 + [c.ffn_expand * c.d_model, 3]
-        self.token, self.position = (table.weight.detach().to(self.dtype) for table in (lm.token, lm.position))
+        self.token, self.position = (table.weight.to(self.dtype, copy=True) for table in (lm.token, lm.position))
         self.blocks = [PreparedBlock(block, weights, self.dtype) for block in lm.blocks]
-        self.norm = lm.norm.weight.to(self.dtype), lm.norm.bias.to(self.dtype), lm.norm.eps
+        self.norm = (*(w.to(self.dtype, copy=True) for w in (lm.norm.weight, lm.norm.bias)), lm.norm.eps)
         self.output = fuse(weights, lm.output.weight)
 
     def new_state(self, batch: int = 1) -> State:
@@ -207,13 +209,15 @@ class Prepared(Decoder):
             y = F.layer_norm(h, (D,), *block.norm)
             *qkv, u, router = block.into(y.flatten(0, 1)).split(self.split, dim=1)
             q, k, v = (part.view(B, T, c.n_heads, -1).transpose(1, 2) for part in qkv)
+            p = router.softmax(-1).view(B, T, 1, 3)
             conv = y.new_zeros(B, T + len(block.taps) - 1, D)
             for delay, tap in enumerate(block.taps):
                 conv[:, delay:delay + T].addcmul_(y, tap)
             if memory is not None:
                 memory.keys[i, ..., :T], memory.values[i, :, :, :T] = k.transpose(2, 3), v
                 memory.conv[i] = F.pad(conv, (0, 0, 0, c.context - T)).transpose(0, 1)
+                memory.p[i] = p[:, -1]
             attended = topk_attention(q, k, v, c.keep).transpose(1, 2).reshape(B, T, D)
             paths = torch.stack([conv[:, :T], attended, block.down(torch.addcmul(u, u, u.erf())).view(B, T, D)], dim=2)
-            h = h + (router.softmax(-1).view(B, T, 1, 3) @ paths)[:, :, 0]
+            h = h + (p @ paths)[:, :, 0]
         return h, None
