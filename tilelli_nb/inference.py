@@ -126,7 +126,7 @@ def read(lm, ids: Sequence[int], rows: int) -> tuple[State, Tensor]:
     return state, prefill(lm, prompt[:, window_start(prompt.shape[1], context):], state)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator[int]:
     """Yields the new bytes of one prompt as they are drawn, without the stop byte."""
     if isinstance(ids, str):
@@ -159,7 +159,7 @@ def generate(lm, ids: Sequence, sampling: Sampling) -> list:
     return out
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate_rows(lm, out: list[list[int]], rows: list[int], sampling: Sampling) -> None:
     """Appends new bytes to out[row] for the given rows, whose prompts have equal length."""
     if sampling.max_new == 0:
