@@ -237,7 +237,7 @@ echo '{"finished": "now"}' > runs/slurm-7/run.json; exit $(cat code)
                                                     (False, 3, [])])
 def test_the_slurm_job_comes_back_when_its_time_is_up(tmp_path, interrupted, code, log):
     scontrol = f'#!/bin/bash\necho "$@" >> {tmp_path}/log\n'
-    for name, text in {".venv/bin/torchrun": TORCHRUN, "bin/scontrol": scontrol}.items():
+    for name, text in {".venv/bin/python": TORCHRUN, "bin/scontrol": scontrol}.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
