@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .figures import DENSE, LOCAL, RED, SPARSE
-from .inference import Sampling, draw, probabilities, window_start
+from .inference import Sampling, draw, probabilities, read
 from .router import PATHWAYS
 from .tokenizer import ByteTokenizer
 from .widgets import _ipywidgets, _mixture, _show_html, _show_widget
@@ -53,18 +53,14 @@ def sampling_bars(logits: Tensor, temperature: float, top_k: int, top_p: float, 
 def trace(model, ids: Sequence[int], sampling: Sampling) -> Iterator[tuple[int, float, list[float]]]:
     """The bytes of `model.stream`, each with the model's own probability for it and the weights of the pathways (3,)
     behind that, averaged over the blocks. `model` is a prepared one: its state holds what the routers chose."""
-    text, state, generator = list(ids) or [0], None, sampling.generator(0)
+    generator = sampling.generator(0)
+    state, logits = read(model, ids, 1)
     for _ in range(sampling.max_new):
-        unread = text[-1:]
-        if state is None or state.length == model.config.model.context:
-            state, unread = model.new_state(1), text[window_start(len(text), model.config.model.context):]
-        for byte in unread:
-            logits = model.step(torch.tensor([byte]), state)
         byte = draw(logits[0], sampling, generator)
         if byte in sampling.stop:
             return
         yield byte, float(logits[0].softmax(-1)[byte]), state.blocks.p[:, 0, 0].mean(0).tolist()
-        text.append(byte)
+        logits = model.step(torch.tensor([byte]), state)
 
 
 def traced_text(prompt: Sequence[int], traced: Sequence[tuple[int, float, list[float]]]) -> str:

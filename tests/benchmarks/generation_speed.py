@@ -262,6 +262,13 @@ def accuracy(lm, models, text):
             "packed_bytes": size, "packed_load_s": round(load, 3)}
 
 
+def model_name(args):
+    """What a record calls the weights: a bundled name, or the last part of a folder's path."""
+    if args.model is None:
+        return f"random, {args.config}"
+    return args.model if args.model.startswith("tilelli/") else Path(args.model).resolve().name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="lite_10m", help="random weights of this shape")
@@ -287,7 +294,7 @@ def main():
     same_function(ways, prompt)
     started = time.perf_counter()
     speeds = paired(ways, prompt, args.rounds, {"inside": args.inside, "crossing": args.crossing})
-    results = {"threads": args.threads, "weights": args.model or f"random, {args.config}",
+    results = {"threads": args.threads, "weights": model_name(args),
                "bytes_per_s": {regime: {name: round(statistics.median(values), 1) for name, values in row.items()}
                                for regime, row in speeds.items()}, "rounds": speeds}
     results["gpt2"] = gpt2.about if gpt2 else "transformers is not installed"
