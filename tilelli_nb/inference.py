@@ -38,7 +38,7 @@ def step(lm, x_t: Tensor, state: State) -> Tensor:
     context = state.window.shape[1]
     if state.length == context:
         return prefill(lm, torch.cat([state.window[:, context - context // 2:], x_t[:, None]], dim=1), state)
-    state.window[:, state.length] = x_t
+    state.window.select(1, state.length).copy_(x_t)
     state.length += 1
     return lm.step_blocks(x_t, state.length - 1, state.blocks)
 
@@ -91,7 +91,7 @@ class Sampling:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (256,) of the next byte -> probabilities (256,) after temperature, top-k and top-p, in that order."""
-    logits = logits.detach().double().cpu()
+    logits = logits.detach().to("cpu", torch.float64)
     logits = (logits - logits.max()) / sampling.temperature  # none above 0: no temperature is too low
     if sampling.top_k is not None and sampling.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -math.inf)

@@ -132,15 +132,16 @@ class Memory:
         self.router, self.x3, self.mixed = router[:, None], self.x[:, None], self.paths.transpose(0, 1)
         self.conv_now, attended, self.ffn = self.paths
         self.attended = attended.view(rows * H, 1, D // H)
-        self.views: dict[int, list] = {}
+        whole = self.keys.flatten(1, 2), self.values.flatten(1, 2), self.keys, self.values, self.conv, self.p
+        self.views, self.whole = {}, [each.unbind(0) for each in whole]
 
     def at(self, t: int) -> list[tuple[Tensor, ...]]:
         """The views that a step at position t needs, block by block; kept, because a re-read window comes back to t."""
         if t not in self.views:
-            keys, values = self.keys[..., :t + 1].flatten(1, 2), self.values[..., :t + 1, :].flatten(1, 2)
-            sums = self.conv[:, t:t + self.conv.shape[1] - self.keys.shape[-1] + 1]
-            views = (keys, values, self.keys[..., t], self.values[..., t, :], sums, self.conv[:, t], self.p)
-            self.views[t] = list(zip(*(view.unbind(0) for view in views), strict=True))
+            width = self.conv.shape[1] - self.keys.shape[-1] + 1
+            self.views[t] = [(keys[..., :t + 1], values[:, :t + 1], key[..., t], value[..., t, :],
+                              sums[t:t + width], sums[t], p)
+                             for keys, values, key, value, sums, p in zip(*self.whole, strict=True)]
         return self.views[t]
 
 
@@ -208,7 +209,7 @@ class Prepared(Decoder):
             torch.bmm(scores.softmax(-1), values, out=m.attended)
             block.down(torch.addcmul(m.u, m.u, m.u.erf()), out=m.ffn)
             m.x3.baddbmm_(p, m.mixed)  # the residual, and the three paths, each times its p
-        return self.logits(x)
+        return self.output(torch.layer_norm(x, size, *self.norm))
 
     @torch.inference_mode()
     def hidden(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, None]:
