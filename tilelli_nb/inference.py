@@ -133,12 +133,13 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
         raise TokenError("a prompt is bytes, and this one is text", "encode it first: ByteTokenizer().encode(text)")
     ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
     generator = sampling.generator(row)
-    state, byte = None, None
+    state = None
     for _ in range(sampling.max_new):
         if state is None:
             state, logits = read(lm, ids, 1)
+            x = state.window.new_empty(1)
         else:
-            logits = lm.step(torch.tensor([byte], device=state.window.device), state)
+            logits = lm.step(x.fill_(byte), state)
         byte = draw(logits[0], sampling, generator)
         if byte in sampling.stop:
             return

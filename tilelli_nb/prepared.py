@@ -129,6 +129,7 @@ class Memory:
         self.x, self.z, self.paths = zeros(rows, D), zeros(rows, sum(model.split)), zeros(3, rows, D)
         q, k, v, self.u, router = self.z.split(model.split, dim=1)
         self.q, self.k, self.v = (part.view(rows, H, D // H) for part in (q, k, v))
+        self.one = self.q.view(H, 1, D // H) if rows == 1 else None  # q of a single text, as its product wants it
         self.router, self.x3, self.mixed = router[:, None], self.x[:, None], self.paths.transpose(0, 1)
         self.conv_now, attended, self.ffn = self.paths
         self.attended = attended.view(rows * H, 1, D // H)
@@ -166,6 +167,7 @@ class Prepared(Decoder):
         self.dtype = torch.float64 if is_double else torch.float32
         self.split = [c.d_model] * 3 + [c.ffn_expand * c.d_model, 3]
         self.token, self.position = (table.weight.to(self.dtype, copy=True) for table in (lm.token, lm.position))
+        self.positions = self.position.unbind(0)
         self.blocks = [PreparedBlock(block, weights, self.dtype) for block in lm.blocks]
         self.norm = (*(w.to(self.dtype, copy=True) for w in (lm.norm.weight, lm.norm.bias)), lm.norm.eps)
         self.output = fuse(weights, lm.output.weight)
@@ -193,7 +195,7 @@ class Prepared(Decoder):
         """One byte through all the blocks: (B,) -> logits (B, 256)."""
         m, c, size = memory, self.config.model, (self.config.model.d_model,)
         shape = (-1, 1, c.d_model // c.n_heads)
-        x = torch.add(self.token.index_select(0, x_t), self.position[position], out=m.x)
+        x = torch.add(self.token.index_select(0, x_t), self.positions[position], out=m.x)
         for block, (keys, values, key, value, sums, conv, p) in zip(self.blocks, m.at(position), strict=True):
             y = torch.layer_norm(x, size, *block.norm)
             block.into(y, out=m.z)  # q, k, v, u and the router's logits, of which m has views
@@ -202,7 +204,8 @@ class Prepared(Decoder):
             m.conv_now.copy_(conv)
             key.copy_(m.k)
             value.copy_(m.v)
-            scores = torch.bmm(m.q.reshape(shape), keys)  # (B * H, 1, position + 1)
+            q = m.q.reshape(shape) if m.one is None else m.one
+            scores = torch.bmm(q, keys)  # (B * H, 1, position + 1)
             if position >= c.keep:
                 kth = scores.topk(c.keep).values[..., -1:]
                 scores.masked_fill_(scores < kth, -torch.inf)

@@ -53,10 +53,11 @@ class Stepper:
 
     def start(self, ids):
         self.state, logits = read(self.model, ids, 1)
+        self.x = self.state.window.new_empty(1)
         return logits[0]
 
     def step(self, byte):
-        return self.model.step(torch.tensor([byte]), self.state)[0]
+        return self.model.step(self.x.fill_(byte), self.state)[0]
 
 
 class WindowAgain:
