@@ -133,7 +133,7 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
         raise TokenError("a prompt is bytes, and this one is text", "encode it first: ByteTokenizer().encode(text)")
     ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
     generator = sampling.generator(row)
-    state = None
+    state, byte = None, 0
     for _ in range(sampling.max_new):
         if state is None:
             state, logits = read(lm, ids, 1)
@@ -224,7 +224,7 @@ class Decoder:
     """What a model does with its logits. It has `config`, `device`, and one byte at a time: `new_state`, `step_blocks`;
     many bytes: `hidden`, `logits`, and itself called on (B, T)."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, x_t: Tensor, state: State) -> Tensor:
         """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in place, and re-reads when full."""
         return step(self, x_t, state)

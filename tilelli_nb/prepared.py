@@ -190,7 +190,6 @@ class Prepared(Decoder):
         """(n, D) -> (n, 256)."""
         return self.output(F.layer_norm(h, h.shape[-1:], *self.norm))
 
-    @torch.inference_mode()
     def step_blocks(self, x_t: Tensor, position: int, memory: Memory) -> Tensor:
         """One byte through all the blocks: (B,) -> logits (B, 256)."""
         m, c, size = memory, self.config.model, (self.config.model.d_model,)
