@@ -60,7 +60,7 @@ def test_two_processes_learn_what_one_does(tmp_path, shards):
     assert abs(one["val_bpb"] - two["val_bpb"]) < 1e-5
 
 
-def test_a_batch_that_does_not_divide_is_one_clear_error(monkeypatch):
+def test_a_batch_that_does_not_divide_is_one_clear_error():
     group = Processes("cpu")
     group.rank, group.world = 1, 2
     x = torch.arange(12).view(4, 3)

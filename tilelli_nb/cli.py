@@ -1,4 +1,4 @@
-"""The command line: tilelli data | train | generate | score | pack | info | cost. Each says what it made."""
+"""The command line: tilelli data | train | generate | score | pack | push | info | cost | runpod."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(runpod.pods, name="runpod")
 CORPUS_HELP = "`stories` (generated here), `docs` (documentation installed here), or a .txt, .jsonl, .parquet or folder"
 FINEWEB_HELP = "`fineweb-edu` (streamed from the Hugging Face hub), "
-MODEL_HELP = "A bundled name such as tilelli/nano, or the folder of a run or of a packed model"
+MODEL_HELP = "A bundled name such as tilelli/nano, the folder of a run or of a packed model, or a Hub's OWNER/NAME"
 WEIGHTS_HELP = "fp32, bf16, int8 or ternary: fewer bytes for each weight, more speed, a little less exact"
 
 

@@ -24,7 +24,8 @@ def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
     changes = {"steps": o.steps, "batch": o.batch, "lr": o.lr, "seed": o.seed, "keep_checkpoints": o.keep}
     settings = load_config(o.config).with_train(**{key: value for key, value in changes.items() if value is not None})
     lm = TilelliLM(settings).to(processes.device)
-    lm.config = settings.with_train(micro_batch=micro_batch(o.micro_batch, lm, settings.train.batch // processes.world))
+    rows = -(-settings.train.batch // processes.world)
+    lm.config = settings.with_train(micro_batch=micro_batch(o.micro_batch, lm, rows))
     notes = o.notes
     if o.init:
         lm.load_weights(checkpoint.load_model(o.init)[0])

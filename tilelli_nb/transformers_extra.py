@@ -1,7 +1,8 @@
 """The model for `transformers`: AutoModelForCausalLM, a tokenizer of bytes, pipelines, and what is built on them.
 
 Importing this module registers them; it needs the library transformers. After it, every name that
-TilelliLM.from_pretrained takes works in AutoModelForCausalLM.from_pretrained, but for the bundled ones: give a folder.
+TilelliLM.from_pretrained takes works in AutoModelForCausalLM.from_pretrained; for a bundled one give the folder that
+checkpoint.resolve finds.
 """
 
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import resolve
 from .config import Config
 from .errors import MissingDependency, TokenError
 from .inference import window_start
@@ -124,11 +124,6 @@ class TilelliTokenizer(PreTrainedTokenizer):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[()]:
         return ()
-
-
-def folder_of(name: str | Path) -> str:
-    """The folder of a bundled name ("tilelli/nano"), or of any other, for AutoModelForCausalLM.from_pretrained."""
-    return str(resolve(name))
 
 
 AutoConfig.register("tilelli", TilelliConfig)

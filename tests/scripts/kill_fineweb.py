@@ -59,13 +59,26 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--kills", type=int, default=5)
+def arguments(doc: str, documents: int, kills: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=documents)
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def report(out: Path | None, record: dict, results: dict, begun: float) -> None:
+    """Prints the results and, with --out, leaves them as a record."""
+    print(json.dumps(results, indent=2))
+    if out:
+        record |= {"name": out.name, "finished": now(), "wall_s": round(time.perf_counter() - begun, 1)}
+        write_atomic(out / "run.json", dumps(record))
+        write_atomic(out / "results.json", dumps(results))
+
+
+def main() -> None:
+    args = arguments(__doc__, documents=20_000, kills=5)
     record = new_record("kill-fineweb", "eval", seed=args.seed,
                         notes="A stand-in for FineWeb-Edu, its writer killed and resumed: results.json.")
     begun, rnd = time.perf_counter(), random.Random(args.seed)
@@ -86,11 +99,7 @@ def main() -> None:
         results = {"documents": args.documents, "text_bytes": text_bytes, "kills": kills, "identical": same,
                    "shards": len(digests(whole)) - 1, "seconds": round(seconds, 2),
                    "bytes_per_s": round(text_bytes / seconds)}
-    print(json.dumps(results, indent=2))
-    if args.out:
-        record |= {"name": args.out.name, "finished": now(), "wall_s": round(time.perf_counter() - begun, 1)}
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n")
+    report(args.out, record, results, begun)
     sys.exit(not same)
 
 

@@ -7,8 +7,6 @@ trainer alone, which must exit with 0 and take its writer along. In the end the 
 step once, and the shards are byte for byte those that a writer alone would have made.
 """
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -18,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from kill_fineweb import digests, write_files
+from kill_fineweb import arguments, digests, report, write_files
 
-from tilelli_nb.records import dumps, load_metrics, load_record, new_record, now, write_atomic
+from tilelli_nb.records import load_metrics, load_record, new_record
 from tilelli_nb.shards import open_fineweb
 
 CONFIG = ("model: {d_model: 16, n_blocks: 1, n_heads: 2, keep: 4, context: 32}\n"
@@ -44,12 +42,7 @@ def written(folder: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=40_000)
-    parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = arguments(__doc__, documents=40_000, kills=6)
     record = new_record("kill-growing", "eval", seed=args.seed,
                         notes="A run on shards that were still being written, killed with its writer: results.json.")
     begun, rnd, ends = time.perf_counter(), random.Random(args.seed), []
@@ -83,11 +76,7 @@ def main() -> None:
             "shards_only_join": joined == sorted(set(joined)) and joined[-1] == data["train_shards"],
             "identical_shards": digests(folder / "alone") == digests(folder / "data" / "fineweb-edu-1000mb")}
     results = {"documents": args.documents, "ends": ends, "train_shards_joined": joined, **checks}
-    print(json.dumps(results, indent=2))
-    if args.out:
-        record |= {"name": args.out.name, "finished": now(), "wall_s": round(time.perf_counter() - begun, 1)}
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n")
+    report(args.out, record, results, begun)
     sys.exit(not all(checks.values()))
 
 
