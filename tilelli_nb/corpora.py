@@ -105,17 +105,10 @@ class _World:
         return row | {table: f"{pick(row['looks'].split())} {row[table + '0']}"} if "looks" in row else row
 
     def people(self, world: str, weather: str, pick: Callable) -> dict[str, str]:
-        """Names, looks, homes and pronouns of the hero, the friend, the elder and the helper."""
-        slots = self.cast("elder", "any", weather, pick) | self.cast("helper", world, weather, pick)
-        for who, other in (("f", "friend"), ("", "hero")):  # a boy and a girl two times in three
-            sex = pick("fm" if who else (slots["sex"], *"fm".replace(slots["sex"], "") * 2))
-            name = pick([name for name in self.words[f"{world}_{sex}"] if name != slots.get("friend")])
-            slots |= {who + slot: cell for slot, cell in self.cast("creature", f"{world}_{sex}", weather, pick).items()}
-            slots |= {other: name, "sex": sex} | {who + slot: word for slot, word in PRONOUNS[sex].items()}
-        slots |= {who + slot: word for who in "eh" for slot, word in PRONOUNS[slots[who]].items()}
-        kin = " from next door" if world == "child" else " the {fcreature0}"
-        return slots | {"home": pick(slots["homes"].split("; ")), "helper_intro": "{helper}, {job}",
-                        "friend_intro": pick(("{his} friend {friend}", "{friend}" + kin))}
+        """A house: the names of hero, friend, elder and helper, their pronouns, and what and where the hero is."""
+        slots = self.cast("people", world, weather, pick)
+        return slots | {who + slot: word for who in ("", "f", "e", "h")
+                        for slot, word in PRONOUNS[slots[who + "sex"]].items()}
 
     def tell(self, rnd: Callable[[], float]) -> str:
         """One story."""
@@ -129,7 +122,7 @@ class _World:
             slots |= self.cast(table, needs[table], weather, pick)
         slots |= {"at": f"{slots['at']} {slots['place']}", "to": f"to {slots['place']}",
                   "season": needs.get("season") or pick(self.words[f"season_{weather}"]),
-                  "trait": pick(self.words["trait"]), "petname": pick(self.words["petname"])}
+                  "trait": pick(self.words["trait"])}
         out: list[str] = []
         _write(self.plot(number, weather), rnd, out)
         text = "".join(out).format_map(slots).format_map(slots)  # twice: what a slot stands for may hold slots
