@@ -24,7 +24,7 @@ class CausalConv(nn.Module):
             state.copy_(past[:, T:])
         image = past.transpose(1, 2)[:, :, None]  # one line high, (B, D, 1, width-1+T): nothing has to be moved
         out = F.conv2d(image, self.weight[:, None, None], groups=y.shape[2])  # (B, D, 1, T)
-        return out[:, :, 0].transpose(1, 2)
+        return out.squeeze(2).transpose(1, 2)
 
     def new_state(self, batch: int) -> Tensor:
         """The inputs that are still heard, (B, width-1, D), oldest first."""

@@ -130,7 +130,7 @@ class _World:
 
 
 def stories(seed: int = 0) -> Iterator[str]:
-    """Endless short stories (about 470 to 800 bytes each) from a small generated world.
+    """Endless short stories (about 320 to 560 bytes each) from a small generated world.
 
     Story i depends on (seed, i) alone, so the same seed gives the same stories on every machine.
     """

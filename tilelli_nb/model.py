@@ -65,8 +65,26 @@ class RoutedBlock(nn.Module):
 
 def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
     """The residual and the weighted sum of the pathways, (..., D) each; p is (..., 3)."""
-    p_conv, p_attention, p_ffn = p.split(1, dim=-1)
-    return x + p_conv * conv + p_attention * attention + p_ffn * ffn
+    return Mix.apply(x, p, conv, attention, ffn)
+
+
+class Mix(torch.autograd.Function):
+    """x + p_conv * conv + p_attention * attention + p_ffn * ffn, in half as many passes over memory as term by term."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, p: Tensor, *pathways: Tensor) -> Tensor:
+        ctx.save_for_backward(p, *pathways)
+        (first, conv), *others = zip(p.split(1, dim=-1), pathways, strict=True)
+        out = torch.addcmul(x, first, conv)
+        for share, pathway in others:
+            out.addcmul_(share, pathway)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        p, *pathways = ctx.saved_tensors
+        d_p = torch.cat([(grad * pathway).sum(-1, keepdim=True) for pathway in pathways], dim=-1)
+        return grad, d_p, *(share * grad for share in p.split(1, dim=-1))
 
 
 class LossTerms(NamedTuple):
