@@ -1,9 +1,11 @@
 """Corpora: generated stories, installed documentation, files and folders."""
 
 import hashlib
+import importlib.util
 import json
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,38 @@ def test_pronouns_follow_the_name():
     for story in islice(corpora.stories(3), 2000):
         if match := re.match(r".*?\b(girl|boy)\b.*?\. (He|She) ", story.split("\n")[0]):
             assert (match.group(1) == "girl") == (match.group(2) == "She"), story
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """The script that reads a story back into its plot and its words: from the tables, not with the code that tells."""
+    path = Path(__file__).parent / "scripts" / "judge_stories.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    known = module.plots()
+    return lambda story: module.judge(story, known)[0]
+
+
+def test_a_story_is_one_plot_with_the_same_people_and_things_throughout(many, judge):
+    assert {judge(story) for story in many[:1000]} == {"whole"}
+
+
+@pytest.mark.parametrize(("change", "verdict"), [
+    (lambda story: story, "whole"),
+    (lambda story: story.replace("Lily", "Emma", 1), "slip"),     # two girls where there was one
+    (lambda story: story.replace("drum", "kite", 2), "slip"),     # the thing changes on the way
+    (lambda story: story.replace("She lived", "He lived"), "slip"),
+    (lambda story: story.replace(" Lily ran through\nthe house.", ""), "lost"),
+    (lambda story: story[:-20], "lost"),                          # it breaks off
+    (lambda story: story + " Lily laughed with joy.", "lost"),    # it does not stop
+])
+def test_the_judge_sees_what_is_wrong_with_a_story(judge, change, verdict):
+    story = """Lily was a little girl. She lived in a yellow house at the end of the lane. One sunny day, Lily ran through
+the house. Crash! Grandma's red drum fell down and broke. Lily was afraid and hid the drum under the bed.
+"Where is my drum?" asked Grandma. "I broke the drum," said Lily. "I am sorry." "Thank you for telling me the truth,"
+said Grandma. They took some glue and mended the drum together. Lily never ran through the house again."""
+    assert judge(change(story)) == verdict
 
 
 # --- documentation ---------------------------------------------------------------------------------------------

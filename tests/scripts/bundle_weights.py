@@ -51,10 +51,11 @@ Prompt in bold, temperature 0.3, seed {seed}:
 
 ## What it is not
 
-It has read nothing but generated stories about a small world, forty plots told again and again with other names and
-things, and those are what it tells. It sees 256 bytes, so a long story can lose its thread, and names can change on
-the way. It knows no facts and answers no questions. The data are made by `tilelli_nb/corpora.py` from word lists in
-this repository; the weights have the licence of the code, Apache-2.0.
+It has read nothing but generated stories about a small world: forty plots, told again and again of twenty-four houses
+and their things, and those are what it tells. It sees 256 bytes, so a story can lose its thread. How often it does is
+counted by `tests/scripts/judge_stories.py` and kept in `book/runs/nano-judged/`. It knows no facts and answers no
+questions. The data are made by `tilelli_nb/corpora.py` from word lists in this repository; the weights have the licence
+of the code, Apache-2.0.
 """
 
 
@@ -64,11 +65,12 @@ def history(record: dict) -> list[dict]:
     return [*(history(load_record(Path(start[1]).name)) if start else []), record]
 
 
-def command(record: dict, corpus: str) -> str:
+def command(record: dict, corpus: str, processes: int) -> str:
     """What to type to train the same again."""
     train, start = record["config"]["train"], re.match(r"Started from the weights of (\S+)\.", record["notes"])
     init = f" --init {start[1]}" if start else ""
-    return (f"tilelli train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
+    program = "tilelli" if processes == 1 else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
+    return (f"{program} train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
             f"--lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}{init} --out runs/{record['name']}")
 
 
@@ -94,7 +96,8 @@ def main() -> None:
     model, tok = record["config"]["model"], ByteTokenizer()
     bits = bundled.score(held_out)
     bundled.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"])
-    runs = history(record)
+    runs, results = history(record), args.run / "results.json"
+    processes = json.loads(results.read_text()).get("processes", 1) if results.is_file() else 1
     training = [f"{run['steps']:,} steps of {t['batch']} x {model['context']} bytes, peak learning rate {t['lr']:g}, "
                 f"seed {t['seed']}" for run in runs for t in [run["config"]["train"]]]
     prompts = ["Once upon a time", "Once there was a little fox named Pip.", "Tom was a tall boy."]
@@ -109,13 +112,14 @@ def main() -> None:
         records=", ".join(f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs),
         bzip2=8 * len(bz2.compress(held_out, 9)) / len(held_out),
         xz=8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
-        command="\n".join(command(run, args.corpus) for run in runs),
+        command="\n".join(command(run, args.corpus, processes) for run in runs),
         samples="\n\n".join(quote(tok, bundled, prompt, train["seed"]) for prompt in prompts))
     write_atomic(folder / "README.md", card.encode())
     kept = ROOT / "book" / "runs" / record["name"]
     kept.mkdir(parents=True, exist_ok=True)
-    for file in ("run.json", "samples.jsonl"):
-        shutil.copy(args.run / file, kept / file)
+    for file in ("run.json", "samples.jsonl", "results.json"):
+        if (args.run / file).is_file():
+            shutil.copy(args.run / file, kept / file)
     lines = [line for line in (args.run / "metrics.jsonl").read_text().splitlines(keepends=True)
              if (entry := json.loads(line))["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry]
     (kept / "metrics.jsonl").write_text("".join(lines))
