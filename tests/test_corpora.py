@@ -103,13 +103,13 @@ def test_a_story_is_one_plot_with_the_same_people_and_things_throughout(many, ju
     (lambda story: story.replace("Lily", "Emma", 1), "slip"),     # two girls where there was one
     (lambda story: story.replace("drum", "kite", 2), "slip"),     # the thing changes on the way
     (lambda story: story.replace("She lived", "He lived"), "slip"),
-    (lambda story: story.replace(" Lily ran through\nthe house.", ""), "lost"),
+    (lambda story: story.replace(" Lily ran\nthrough the house.", ""), "lost"),
     (lambda story: story[:-20], "lost"),                          # it breaks off
     (lambda story: story + " Lily laughed with joy.", "lost"),    # it does not stop
 ])
 def test_the_judge_sees_what_is_wrong_with_a_story(judge, change, verdict):
-    story = """Lily was a little girl. She lived in a yellow house at the end of the lane. One sunny day, Lily ran through
-the house. Crash! Grandma's red drum fell down and broke. Lily was afraid and hid the drum under the bed.
+    story = """Lily was a little girl. She lived in a yellow house at the end of the lane. One sunny day, Lily ran
+through the house. Crash! Grandma's red drum fell down and broke. Lily was afraid and hid the drum under the bed.
 "Where is my drum?" asked Grandma. "I broke the drum," said Lily. "I am sorry." "Thank you for telling me the truth,"
 said Grandma. They took some glue and mended the drum together. Lily never ran through the house again."""
     assert judge(change(story)) == verdict
