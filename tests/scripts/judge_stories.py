@@ -1,10 +1,11 @@
 """Lets a model write stories and holds each against the plots they are made from: is it one story from end to end?
 
-    python tests/scripts/judge_stories.py [--model tilelli/nano] [--stories 200] [--temperature 0.5] [--out FOLDER]
+    python tests/scripts/judge_stories.py [--model tilelli/nano] [--stories 200] [--temperatures 0.3 0.5] [--out FOLDER]
 
 A story is *whole* when every sentence is one of the same plot, in order, up to the end, and every name, pronoun and
 thing in it is the one that the story began with (the red kite stays red, Lily stays Lily). It *slips* when the plot is
-whole but something in it is exchanged; otherwise it has *lost the plot*. With --out the verdicts are kept as a record.
+whole but something in it is exchanged; otherwise it has *lost the plot*. With --out the verdicts are kept as a record,
+with the text where it is not whole.
 """
 
 import argparse
@@ -118,28 +119,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tilelli/nano")
     parser.add_argument("--stories", type=int, default=200)
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.3, 0.5, 0.8])
     parser.add_argument("--show", action="store_true", help="print every story with its verdict")
     parser.add_argument("--out", type=Path, help="the folder of the record")
     args = parser.parse_args()
     started, begun = records.now(), time.perf_counter()
-    lm, known, verdicts = TilelliLM.from_pretrained(args.model), plots(), []
-    for seed in range(args.stories):
-        ids = lm.generate(list(BEGIN.encode()), max_new=900, temperature=args.temperature, seed=seed)
-        story = bytes(ids).decode(errors="replace")
-        verdict, why = judge(story, known)
-        verdicts.append({"seed": seed, "verdict": verdict, "why": why, "story": story})
-        if args.show or verdict != "whole":
-            print(f"{seed:4} {verdict:6} {why}" + (f"\n{story}\n" if args.show else ""), flush=True)
-    counts = Counter(v["verdict"] for v in verdicts)
-    print(f"{dict(counts)} of {args.stories} stories of {args.model} at temperature {args.temperature}")
+    lm, known = TilelliLM.from_pretrained(args.model).prepare(), plots()
+    results = {"counts": {}, "stories": []}
+    for temperature in args.temperatures:
+        verdicts = []
+        for seed in range(args.stories):
+            ids = lm.generate(list(BEGIN.encode()), max_new=900, temperature=temperature, seed=seed)
+            story = bytes(ids).decode(errors="replace")
+            verdict, why = judge(story, known)
+            verdicts.append({"temperature": temperature, "seed": seed, "verdict": verdict, "why": why} |
+                            ({} if verdict == "whole" else {"story": story}))
+            if args.show:
+                print(f"{seed:4} {verdict:6} {why}\n{story}\n", flush=True)
+        results["counts"][str(temperature)] = counts = Counter(v["verdict"] for v in verdicts)
+        results["stories"] += verdicts
+        print(f"{dict(counts)} of {args.stories} stories of {args.model} at temperature {temperature}", flush=True)
     if args.out:
         record = records.new_record(args.out.name, "eval", config={"name": lm.config.name}, device="cpu",
                                     started=started, wall_s=round(time.perf_counter() - begun, 3), notes=(
-                                        f"{args.stories} stories of {args.model} at temperature {args.temperature}, "
-                                        f"each begun with {BEGIN!r} and a seed of its own."))
+                                        f"{args.stories} stories of {args.model} at each temperature, each begun with "
+                                        f"{BEGIN!r} and a seed of its own."))
         records.write_atomic(args.out / "run.json", records.dumps(record | {"finished": records.now()}))
-        records.write_atomic(args.out / "results.json", records.dumps({"counts": counts, "stories": verdicts}))
+        records.write_atomic(args.out / "results.json", records.dumps(results))
 
 
 if __name__ == "__main__":

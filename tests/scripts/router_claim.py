@@ -1,6 +1,6 @@
 """Do common bigrams go to the convolution, and far references to attention? Measured on the bundled model.
 
-    python tests/scripts/router_claim.py [--write] [--stories 150] [--model tilelli/nano]
+    python tests/scripts/router_claim.py [--write] [--stories 400] [--model tilelli/nano]
 
 What is compared was decided before anything was measured (chapter 7 says it in words):
   bigrams     share of the convolution where a common pair of letters ends, minus the same for rare pairs
@@ -239,7 +239,7 @@ def measure(lm: TilelliLM, n_stories: int) -> tuple[dict, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tilelli/nano")
-    parser.add_argument("--stories", type=int, default=150)
+    parser.add_argument("--stories", type=int, default=400)
     parser.add_argument("--out", type=Path, default=ROOT / "book" / "runs" / "router-claim")
     parser.add_argument("--write", action="store_true", help="put the verdicts into book/claims.yml")
     args = parser.parse_args()
