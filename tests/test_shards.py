@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from tilelli_nb import open_shards, prepare_shards
+from tilelli_nb import corpora, open_shards, prepare_shards
 from tilelli_nb.errors import DataError
 from tilelli_nb.shards import is_held_out, open_corpus
 
@@ -155,3 +155,15 @@ def test_a_folder_with_its_own_split_keeps_it(tmp_path, monkeypatch):
 def test_about_one_document_in_twenty_is_held_out():
     assert not is_held_out("abc") and not is_held_out("")
     assert 0.04 < sum(is_held_out(str(i)) for i in range(10_000)) / 10_000 < 0.06
+
+
+def test_stories_that_have_changed_make_new_shards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {"word": "fox"}
+    monkeypatch.setattr(corpora, "stories", lambda seed: (f"The {told['word']} told story {i}." for i in range(10**6)))
+    first = open_corpus("stories", megabytes=0.01)
+    assert open_corpus("stories", megabytes=0.01).folder == first.folder
+    told["word"] = "owl"
+    second = open_corpus("stories", megabytes=0.01)
+    assert b"The owl" in second.train.read() and b"The fox" not in second.train.read()
+    assert b"The fox" in open_corpus(first.folder).train.read()

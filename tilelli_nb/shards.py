@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,20 @@ def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabyt
                 seed: int = 0) -> "Shards":
     """The shards of a named corpus, a file, a folder of files or a folder of shards; they are made when missing.
 
-    They land in data/NAME (or `folder`). A file's or folder's name carries a digest of what is in it, so that a changed
-    text makes new shards. `megabytes` limits what is generated; files are read whole. Raises DataError.
+    They land in data/NAME (or `folder`). The name carries a digest of what is in a file or folder, and of the first
+    documents of what is generated, so that a changed text makes new shards. `megabytes` limits what is generated; files
+    are read whole. Raises DataError.
     """
     path = Path(source)
     if (path / MANIFEST).is_file():
         return open_shards(path)
     if not path.exists():
-        name, limit = f"{source}-{megabytes:g}mb-seed{seed}", int(megabytes * 1_000_000)
-        return prepare_shards(corpora.documents(source, seed=seed, limit_bytes=limit), folder or Path("data") / name,
-                              str(source), revision=f"seed {seed}, {megabytes:g} MB")
+        documents = corpora.documents(source, seed=seed, limit_bytes=int(megabytes * 1_000_000))
+        first = list(islice(documents, 100))
+        digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:8]
+        folder = folder or Path("data") / f"{source}-{megabytes:g}mb-seed{seed}-{digest}"
+        return prepare_shards(chain(first, documents), folder, str(source),
+                              revision=f"seed {seed}, {megabytes:g} MB, {digest}")
     digest = fingerprint(path)
     folder = folder or Path("data") / f"{path.resolve().stem}-{digest[:8]}"
     if split := corpora.train_val_files(path):
