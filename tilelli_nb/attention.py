@@ -71,7 +71,7 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
 
 
 class BlockedAttention(torch.autograd.Function):
-    """The same rule, 64 queries of some heads at a time against only the keys that they can see.
+    """The same rule, 64 queries of a few sequences at a time against only the keys that they can see.
 
     The backward pass is by hand.
     """
@@ -79,38 +79,60 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
         B, H, T, D = q.shape
-        q32, k32, v32 = (at_least_fp32(x).reshape(B * H, T, -1) for x in (q, k, v))
-        out, all_weights, scale = torch.empty_like(v32), [], 1 / math.sqrt(D)
+        q32, k32, v32 = (at_least_fp32(x).contiguous() for x in (q, k, v))
+        out, all_weights, scale = empty_for_joining(v32), [], 1 / math.sqrt(D)
         future = q32.new_full((ROWS, ROWS), -math.inf).triu(1)
-        for heads, rows in blocks(B * H, T):
-            size, seen = rows.stop - rows.start, slice(0, rows.stop)
-            scores = scaled_bmm(q32[heads, rows], k32[heads, seen].transpose(1, 2), scale)  # (heads, rows, seen)
-            scores[..., rows].tril_().add_(future[:size, :size])
-            kept = torch.ge(scores, kth_largest(scores, keep), out=torch.empty_like(scores))  # 1.0 or 0.0
-            scores.add_(kept.sub_(1), alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
-            weights = scores.softmax(-1)
-            out[heads, rows] = torch.bmm(weights, v32[heads, seen])
-            all_weights.append(weights)
+        for some in blocks(B, HEADS // H):
+            qs, ks, vs = (x[some].flatten(0, 1) for x in (q32, k32, v32))  # (heads, T, D_h)
+            tables = []
+            for rows in blocks(T, ROWS):
+                size = rows.stop - rows.start
+                scores = scaled_bmm(qs[:, rows], ks[:, :rows.stop].mT, scale)  # (heads, rows, seen)
+                scores[..., rows].tril_().add_(future[:size, :size])
+                tables.append(scores)
+            for rows, scores, kth in zip(blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True):
+                kept = torch.ge(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
+                scores.add_(kept.sub_(1), alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
+                weights = scores.softmax(-1)
+                out[some, :, rows] = torch.bmm(weights, vs[:, :rows.stop]).unflatten(0, (-1, H))
+                all_weights.append(weights)
         ctx.save_for_backward(q32, k32, v32, out, *all_weights)
-        ctx.inputs = [(x.shape, x.dtype) for x in (q, k, v)]
-        return out.view(v.shape).to(v.dtype)
+        ctx.dtypes = [x.dtype for x in (q, k, v)]
+        return out.to(v.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
         q, k, v, out, *all_weights = ctx.saved_tensors
-        d_out, scale = d_out.to(out.dtype).reshape(out.shape), 1 / math.sqrt(q.shape[-1])
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        shrink = (d_out * out).sum(-1, keepdim=True)  # (B * H, T, 1): softmax' = p * (dp - sum p dp)
-        for (heads, rows), weights in zip(blocks(*q.shape[:2]), all_weights, strict=True):
-            seen = slice(0, rows.stop)
-            d_weights = torch.bmm(d_out[heads, rows], v[heads, seen].transpose(1, 2))
-            d_scores = d_weights.sub_(shrink[heads, rows]).mul_(weights)
-            dq[heads, rows] = scaled_bmm(d_scores, k[heads, seen], scale)
-            dk[heads, seen] += scaled_bmm(d_scores.transpose(1, 2), q[heads, rows], scale)
-            dv[heads, seen] += torch.bmm(weights.transpose(1, 2), d_out[heads, rows])
-        return *(d.view(shape).to(dtype) for d, (shape, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)), None
+        B, H, T, D = q.shape
+        dq, dk, dv = (empty_for_joining(x) for x in (q, k, v))
+        d_out, scale, all_weights = d_out.to(out.dtype), 1 / math.sqrt(D), iter(all_weights)
+        shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
+        for some in blocks(B, HEADS // H):
+            qs, ks, vs, g, shrinks = (x[some].flatten(0, 1) for x in (q, k, v, d_out, shrink))
+            dks, dvs = torch.zeros_like(ks), torch.zeros_like(vs)
+            for rows, weights in zip(blocks(T, ROWS), all_weights, strict=False):
+                seen = slice(0, rows.stop)
+                d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
+                d_scores = d_weights.sub_(shrinks[:, rows]).mul_(weights)
+                dq[some, :, rows] = scaled_bmm(d_scores, ks[:, seen], scale).unflatten(0, (-1, H))
+                dks[:, seen] += scaled_bmm(d_scores.mT, qs[:, rows], scale)
+                dvs[:, seen] += torch.bmm(weights.mT, g[:, rows])
+            dk[some], dv[some] = dks.unflatten(0, (-1, H)), dvs.unflatten(0, (-1, H))
+        return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
+
+
+def blocks(length: int, size: int) -> list[slice]:
+    """0..length in pieces of `size`, which is at least 1; the last may be shorter."""
+    size = max(size, 1)
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def empty_for_joining(x: Tensor) -> Tensor:
+    """Room for (B, H, T, D_h) like x, with a byte's heads side by side in memory: joining them then moves nothing."""
+    B, H, T, D = x.shape
+    return x.new_empty(B, T, H, D).transpose(1, 2)
 
 
 def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -118,26 +140,26 @@ def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
-def kth_largest(scores: Tensor, keep: int) -> Tensor:
-    """The keep-th largest of each row, or its smallest where a row is shorter: (..., n) on the CPU -> (..., 1).
+def kth_largest(tables: list[Tensor], keep: int) -> list[Tensor]:
+    """The keep-th largest of each row, or its smallest if a row is shorter: (..., n) on the CPU -> (..., 1) for each.
 
     NumPy's partition does several numbers per instruction and takes a fraction of the time of torch.topk; it lets go of
-    Python's lock, so that the rows can be shared among threads.
+    Python's lock, so that threads can share the rows. All tables come at once, since to wake a thread takes time, too.
     """
-    n, threads = scores.shape[-1], torch.get_num_threads()
-    place = max(n - keep, 0)  # where it stands in ascending order
-    rows = scores.numpy().reshape(-1, n)
-    size = -(-len(rows) // threads)
-    mine, *others = (rows[start:start + size] for start in range(0, len(rows), size))
-    jobs = [POOL.submit(np.partition, part, place) for part in others]
-    ordered = [np.partition(mine, place), *(job.result() for job in jobs)]
-    return torch.from_numpy(np.concatenate([part[:, place] for part in ordered])).view(*scores.shape[:-1], 1)
+    found = [table.new_empty(*table.shape[:-1], 1) for table in tables]
+    pieces = [[x.flatten(0, -2).split(1024) for x in both] for both in zip(tables, found, strict=True)]
+    todo = iter([piece for both in pieces[::-1] for piece in zip(*both, strict=True)])
 
+    def work():
+        for rows, kth in todo:  # each piece goes to whichever thread asks first
+            place = max(rows.shape[1] - keep, 0)  # where it stands in ascending order
+            kth.numpy()[:] = np.partition(rows.numpy(), place)[:, place:place + 1]
 
-def blocks(heads: int, T: int) -> list[tuple[slice, slice]]:
-    """All pairs of (at most HEADS heads, at most ROWS queries)."""
-    return [(slice(h, min(h + HEADS, heads)), slice(t, min(t + ROWS, T)))
-            for h in range(0, heads, HEADS) for t in range(0, T, ROWS)]
+    helpers = [POOL.submit(work) for _ in range(torch.get_num_threads() - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
+    return found
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

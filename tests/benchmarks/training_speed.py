@@ -5,7 +5,8 @@
 
 The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps,
 full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). All are timed in
-turn, round by round, on the same batch, and the ratios are taken round by round. --parts also times each part of a
+turn, round by round, on the same batch, each first in every other round, and the ratios are taken round by round; three
+rounds before them warm up, until the process has all the memory that it will use. --parts also times each part of a
 block, forward and backward. With --out the figures become a run record, with results.json beside it.
 """
 
@@ -24,6 +25,8 @@ from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.allocator import keep_freed_memory
 from tilelli_nb.optimizer import make_optimizer, update
 from tilelli_nb.records import dumps, new_record, now, write_atomic
+
+WARM_UP = 3
 
 
 class PlainTernary(nn.Linear):
@@ -193,14 +196,14 @@ def plain_stepper(lm, x, targets):
 
 
 def paired_speeds(runs, rounds, steps, step_bytes):
-    """Bytes per second of each run in each round; they take turns, and a first round warms up."""
+    """Bytes per second of each run in each round; they take turns, in changing order, and WARM_UP rounds come first."""
     speeds = {name: [] for name in runs}
-    for round_ in range(rounds + 1):
-        for name, step in runs.items():
+    for round_ in range(WARM_UP + rounds):
+        for name, step in list(runs.items())[::(-1) ** round_]:
             start = time.perf_counter()
             for _ in range(steps):
                 step()
-            if round_:
+            if round_ >= WARM_UP:
                 speeds[name].append(steps * step_bytes / (time.perf_counter() - start))
     return speeds
 
