@@ -1,6 +1,7 @@
 """The command line, in a folder of its own, as a newcomer would type it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -50,6 +51,20 @@ def test_train_stop_resume_generate_and_info(folder):
 
     out = tilelli("info", "runs/mine", folder=folder).stdout.decode()
     assert f"{sum(p.numel() for p in lm.parameters()):,} parameters" in out and "bits per byte" in out
+
+
+@pytest.mark.parametrize(("given", "spins"), [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
+                                              ({"OMP_WAIT_POLICY": "active"}, "None")])
+def test_train_lets_idle_threads_sleep_before_pytorch_is_loaded(given, spins):
+    code = ("import os, sys, types\n"
+            "fake = types.SimpleNamespace(launch=lambda options: print(os.environ.get('GOMP_SPINCOUNT'),"
+            " 'torch' in sys.modules) or (None, None))\n"
+            "sys.modules['tilelli_nb.launch'] = fake\n"
+            "from tilelli_nb.cli import train\n"
+            "train(steps=1, minutes=None)")
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [spins, "False"]
 
 
 def test_init_starts_from_the_weights_of_another_run(folder):

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "tilelli_nb"
 MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors"},
-    {"tokenizer", "conv", "ternary", "router", "config", "records", "allocator", "kernels", "hub"},
+    {"tokenizer", "conv", "ternary", "router", "config", "records", "runtime", "kernels", "hub"},
     {"attention", "inference", "checkpoint", "corpora", "fineweb", "cost"},
     {"shards", "prepared"},  # shards is beside corpora in the plan; it opens them by name
     {"baseline", "background", "packed"},  # the block of baseline is one of the two that a model can be built from

@@ -4,6 +4,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import islice
 
 import numpy as np
 import torch
@@ -79,24 +80,25 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
         B, H, T, D = q.shape
-        q32, k32, v32 = (at_least_fp32(x).contiguous() for x in (q, k, v))
-        out, all_weights, scale = empty_for_joining(v32), [], 1 / math.sqrt(D)
-        future = q32.new_full((ROWS, ROWS), -math.inf).triu(1)
+        out, scale = empty_for_joining(at_least_fp32(v)), 1 / math.sqrt(D)
+        future = out.new_full((ROWS, ROWS), -math.inf).triu(1)
+        saved = []
         for some in blocks(B, HEADS // H):
-            qs, ks, vs = (x[some].flatten(0, 1) for x in (q32, k32, v32))  # (heads, T, D_h)
+            qs, ks, vs = (at_least_fp32(x[some]).flatten(0, 1) for x in (q, k, v))  # (heads, T, D_h)
             tables = []
             for rows in blocks(T, ROWS):
                 size = rows.stop - rows.start
                 scores = scaled_bmm(qs[:, rows], ks[:, :rows.stop].mT, scale)  # (heads, rows, seen)
                 scores[..., rows].tril_().add_(future[:size, :size])
                 tables.append(scores)
+            saved += qs, ks, vs
             for rows, scores, kth in zip(blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True):
-                kept = torch.ge(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
-                scores.add_(kept.sub_(1), alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
+                dropped = torch.lt(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
+                scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
                 weights = scores.softmax(-1)
                 out[some, :, rows] = torch.bmm(weights, vs[:, :rows.stop]).unflatten(0, (-1, H))
-                all_weights.append(weights)
-        ctx.save_for_backward(q32, k32, v32, out, *all_weights)
+                saved.append(weights)
+        ctx.save_for_backward(out, *saved)
         ctx.dtypes = [x.dtype for x in (q, k, v)]
         return out.to(v.dtype)
 
@@ -104,21 +106,25 @@ class BlockedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
-        q, k, v, out, *all_weights = ctx.saved_tensors
-        B, H, T, D = q.shape
-        dq, dk, dv = (empty_for_joining(x) for x in (q, k, v))
-        d_out, scale, all_weights = d_out.to(out.dtype), 1 / math.sqrt(D), iter(all_weights)
+        out, *saved = ctx.saved_tensors
+        B, H, T, D = out.shape
+        dq, dk, dv = (empty_for_joining(out) for _ in range(3))
+        d_out, scale, saved = d_out.to(out.dtype), 1 / math.sqrt(D), iter(saved)
         shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
         for some in blocks(B, HEADS // H):
-            qs, ks, vs, g, shrinks = (x[some].flatten(0, 1) for x in (q, k, v, d_out, shrink))
-            dks, dvs = torch.zeros_like(ks), torch.zeros_like(vs)
-            for rows, weights in zip(blocks(T, ROWS), all_weights, strict=False):
+            g, shrinks = (x[some].flatten(0, 1) for x in (d_out, shrink))
+            qs, ks, vs, *all_weights = islice(saved, 3 + len(blocks(T, ROWS)))
+            for rows, weights in reversed([*zip(blocks(T, ROWS), all_weights, strict=True)]):
                 seen = slice(0, rows.stop)
                 d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
                 d_scores = d_weights.sub_(shrinks[:, rows]).mul_(weights)
                 dq[some, :, rows] = scaled_bmm(d_scores, ks[:, seen], scale).unflatten(0, (-1, H))
-                dks[:, seen] += scaled_bmm(d_scores.mT, qs[:, rows], scale)
-                dvs[:, seen] += torch.bmm(weights.mT, g[:, rows])
+                new_dks, new_dvs = scaled_bmm(d_scores.mT, qs[:, rows], scale), torch.bmm(weights.mT, g[:, rows])
+                if rows.stop == T:  # the last queries come first: they see all keys
+                    dks, dvs = new_dks, new_dvs
+                else:
+                    dks[:, seen] += new_dks
+                    dvs[:, seen] += new_dvs
             dk[some], dv[some] = dks.unflatten(0, (-1, H)), dvs.unflatten(0, (-1, H))
         return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import runpod
+from . import runpod, runtime
 from .errors import DataError, TilelliError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -84,6 +84,7 @@ def train(
 
     Ctrl-C and SIGTERM write a checkpoint first; `--resume` goes on as if nothing had happened.
     """
+    runtime.wait_briefly()
     from .launch import launch
 
     if steps and minutes:

@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint, inference, records
-from .allocator import keep_freed_memory
 from .config import Config, TrainConfig
 from .cost import Bill, hourly_price, mfu
 from .errors import ConfigError, TrainingError
 from .hardware import Prefetch, Processes, clear_gpu_errors, stop_signals
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .records import write_atomic
+from .runtime import keep_freed_memory
 from .shards import Shards
 
 FINAL_EVAL_BYTES = 2 ** 20  # held-out bytes of the last evaluation, at most

@@ -6,8 +6,9 @@
 The straightforward build has the same parameters and computes the same function: separate q, k, v and router maps,
 full T x T scores, torch.topk, a masked softmax, conv1d, and latent + (ternary - latent).detach(). All are timed in
 turn, round by round, on the same batch, each first in every other round, and the ratios are taken round by round; three
-rounds before them warm up, until the process has all the memory that it will use. --parts also times each part of a
-block, forward and backward. With --out the figures become a run record, with results.json beside it.
+rounds before them warm up, until the process has all the memory that it will use. Memory and threads are set as
+`tilelli train` sets them. --parts also times each part of a block, forward and backward. With --out the figures become
+a run record, with results.json beside it.
 """
 
 import argparse
@@ -17,12 +18,16 @@ import statistics
 import time
 from pathlib import Path
 
+from tilelli_nb.runtime import keep_freed_memory, wait_briefly  # isort: skip
+
+# ruff: noqa: E402
+wait_briefly()
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.allocator import keep_freed_memory
 from tilelli_nb.optimizer import make_optimizer, update
 from tilelli_nb.records import dumps, new_record, now, write_atomic
 

@@ -21,12 +21,12 @@ from torch.profiler import profile as profiler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package need not be installed
 
-from tilelli_nb.allocator import keep_freed_memory  # noqa: E402
 from tilelli_nb.config import Config, load_config  # noqa: E402
 from tilelli_nb.hardware import Prefetch, Processes, best_device  # noqa: E402
 from tilelli_nb.model import TilelliLM  # noqa: E402
 from tilelli_nb.optimizer import make_optimizer, update  # noqa: E402
 from tilelli_nb.records import write_atomic  # noqa: E402
+from tilelli_nb.runtime import keep_freed_memory  # noqa: E402
 from tilelli_nb.shards import Shards, Split  # noqa: E402
 
 

@@ -1,6 +1,7 @@
-"""Memory on the CPU: what a training step frees, the next one needs again."""
+"""Memory and threads on the CPU: what a training run asks of the C libraries below PyTorch."""
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
 
@@ -21,3 +22,14 @@ def keep_freed_memory() -> None:
             if mallopt(MMAP_THRESHOLD, size):
                 break
         mallopt(TRIM_THRESHOLD, 2 ** 31 - 1)
+
+
+def wait_briefly() -> None:
+    """Lets PyTorch's idle threads sleep after a fraction of a millisecond; call it before PyTorch is imported.
+
+    GNU OpenMP's threads spin for several milliseconds after their work, in case there is more, and meanwhile hold the
+    cores on which attention's own threads should select. Other versions of OpenMP, and settings of the user's, stay.
+    Source: GNU libgomp manual, GOMP_SPINCOUNT (300,000 unless set).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
