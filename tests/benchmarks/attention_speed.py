@@ -4,7 +4,8 @@
 
 On CUDA at full size (B 128, H 8, width 48, bf16) with the Triton kernel; on a CPU small (B 4, fp32) and without it: in
 the interpreter it computes, but its time means nothing. All versions of one length take turns, round by round; a
-figure is the median of the rounds. Each is timed forward, and forward with backward. What is compared:
+figure is the median of the rounds. Each is timed forward, and forward with backward; memory and threads are set as
+`tilelli train` sets them. What is compared:
 
     kernel      tilelli_nb/kernels.py (CUDA)              blocked   tilelli_nb/attention.py (CPU)
     reference   the plain rule of tilelli_nb/attention.py compiled  the same through torch.compile (CUDA)
@@ -20,6 +21,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tilelli_nb.runtime import keep_freed_memory, wait_briefly  # isort: skip
+
+# ruff: noqa: E402
+wait_briefly()
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +156,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one length of 256, three rounds")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()
     lengths, rounds = ([256], 3) if args.quick else (args.lengths, args.rounds)
     started, best = now(), ceilings()
     print(f"{torch.cuda.get_device_name() if CUDA else 'CPU'}, B {args.batch}, H {args.heads}, width {args.width}, "
