@@ -95,7 +95,7 @@ class BlockedAttention(torch.autograd.Function):
             for rows, scores, kth in zip(blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True):
                 dropped = torch.lt(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
                 scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
-                weights = scores.softmax(-1)
+                weights = torch.softmax(scores, -1, out=dropped)  # in memory that is free again
                 out[some, :, rows] = torch.bmm(weights, vs[:, :rows.stop]).unflatten(0, (-1, H))
                 saved.append(weights)
         ctx.save_for_backward(out, *saved)
