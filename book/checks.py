@@ -21,7 +21,8 @@ MACHINE_PATH = re.compile(r"(?<![\w./~-])/(?:home|root|Users|tmp|private|var/fol
 
 
 def stamp_of(path: Path, nb=None) -> str:
-    return stamps.stamp(nb or read_notebook(path), path.parent.parent / "tilelli_nb")
+    root = path.parent.parent
+    return stamps.stamp(nb or read_notebook(path), root / "tilelli_nb", root / "book" / "runs")
 
 
 def is_stale(path: Path) -> bool:

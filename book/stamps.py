@@ -1,8 +1,9 @@
 """The stamp of a notebook: a hash of the code its outputs come from.
 
 It covers the notebook's own code cells and the source of each module of `tilelli_nb` that they name: in an import, or
-as an attribute of the package (`show(tilelli_nb.ternarize)`). A change in a module that a chapter does not name leaves
-the chapter fresh. Everything is read with `ast`; nothing is imported.
+as an attribute of the package (`show(tilelli_nb.ternarize)`), and the run records whose names, or patterns of names,
+stand in them as strings. A change in a module or record that a chapter does not name leaves the chapter fresh.
+Everything is read with `ast`; nothing is imported.
 """
 
 import ast
@@ -13,8 +14,8 @@ from pathlib import Path
 PACKAGE = "tilelli_nb"
 
 
-def stamp(nb, package: Path) -> str:
-    """The sha256, in hex, of the code of notebook `nb` and of the modules in folder `package` that it names."""
+def stamp(nb, package: Path, runs: Path) -> str:
+    """The sha256, in hex, of the code of notebook `nb` and of what it names in the folders `package` and `runs`."""
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     digest = hashlib.sha256()
     for source in cells:
@@ -22,7 +23,18 @@ def stamp(nb, package: Path) -> str:
     for module in sorted(modules(cells, package)):
         source = (package / f"{module}.py").read_text(encoding="utf-8")
         digest.update(f"module {module} {len(source)}\n{source}\n".encode())
+    for path in sorted(records(cells, runs)):
+        digest.update(f"record {path.relative_to(runs).as_posix()}\n{path.read_text(encoding='utf-8')}\n".encode())
     return digest.hexdigest()
+
+
+def records(cells: list[str], runs: Path) -> set[Path]:
+    """The records that the cells name: all .json and .jsonl files of the runs that match a string of their code."""
+    strings = {node.value for source in cells if (tree := parse(source)) for node in ast.walk(tree)
+               if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    names = [text for text in strings if re.fullmatch(r"[\w*?-]*[\w-][\w*?-]*(/[\w.]+)?|\*/[\w.]+", text)]
+    folders = {path if path.is_dir() else path.parent for name in names for path in runs.glob(name)}
+    return {path for folder in folders for path in folder.glob("*.json*")}
 
 
 def modules(cells: list[str], package: Path) -> set[str]:

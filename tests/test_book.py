@@ -173,6 +173,34 @@ def test_a_stamp_goes_stale_with_its_own_code_only(book):
     assert checks.is_stale(path)
 
 
+@pytest.mark.parametrize("code, named", [
+    ("load_record('bench-a')", {"bench-a"}),
+    ("for p in runs_folder().glob('bench-*/results.json'): print(p)", {"bench-a", "bench-b"}),
+    ("[load_record(p.parent) for p in runs_folder().glob('*/run.json')]", {"bench-a", "bench-b", "nano"}),
+    ("print('nano')", {"nano"}),
+    ("print('*', '.', '..', '../runs', '', 'bench', 'a bench-a')  # 'nano'", set()),
+])
+def test_which_records_a_chapter_names(tmp_path, code, named):
+    for name in ("bench-a", "bench-b", "nano"):
+        (tmp_path / name).mkdir()
+        for file in ("run.json", "results.json", "metrics.jsonl", "model.safetensors"):
+            (tmp_path / name / file).write_text("{}")
+    files = {tmp_path / name / file for name in named for file in ("run.json", "results.json", "metrics.jsonl")}
+    assert stamps.records([code], tmp_path) == files
+
+
+def test_a_stamp_goes_stale_with_the_records_it_names(book):
+    path = book(new_markdown_cell("# Title"), new_code_cell("load_record('nano-stories')", execution_count=1))
+    runs = path.parent.parent / "book" / "runs"
+    for name in ("nano-stories", "nano-others"):
+        (runs / name).mkdir(parents=True)
+    assert not checks.is_stale(path)
+    (runs / "nano-others" / "run.json").write_text("{}")
+    assert not checks.is_stale(path)
+    (runs / "nano-stories" / "run.json").write_text("{}")
+    assert checks.is_stale(path)
+
+
 # --- sync and run ---
 
 def edit(path, old, new):
