@@ -9,6 +9,7 @@ Everything is read with `ast`; nothing is imported.
 import ast
 import hashlib
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 PACKAGE = "tilelli_nb"
@@ -29,11 +30,11 @@ def stamp(nb, package: Path, runs: Path) -> str:
 
 
 def records(cells: list[str], runs: Path) -> set[Path]:
-    """The records that the cells name: all .json and .jsonl files of the runs that match a string of their code."""
+    """All .json and .jsonl files of the runs that a string in the cells names: `nano`, `bench-*`, `*/run.json`."""
     strings = {node.value for source in cells if (tree := parse(source)) for node in ast.walk(tree)
                if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    names = [text for text in strings if re.fullmatch(r"[\w*?-]*[\w-][\w*?-]*(/[\w.]+)?|\*/[\w.]+", text)]
-    folders = {path if path.is_dir() else path.parent for name in names for path in runs.glob(name)}
+    patterns = {text.split("/")[0] for text in strings if re.search(r"\w", text)}  # a lone * is a sign, no pattern
+    folders = [folder for folder in runs.glob("*") if any(fnmatchcase(folder.name, pattern) for pattern in patterns)]
     return {path for folder in folders for path in folder.glob("*.json*")}
 
 

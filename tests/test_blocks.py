@@ -69,6 +69,18 @@ def test_bf16_inputs_are_compared_in_fp32(backend):
     assert out.dtype == torch.bfloat16 and (out.double() - expected).abs().max() < 0.03
 
 
+@pytest.mark.parametrize("shape, value_width", [((2, 3, 0, 4), 4), ((0, 3, 5, 4), 4), ((3, 30, 70, 1), 3),
+                                                ((1, 70, 65, 5), 2)])
+def test_blocked_gradients_of_nothing_of_many_heads_and_of_other_values(shape, value_width):
+    inputs = [draw(*shape), draw(*shape, seed=1), draw(*shape[:3], value_width, seed=2)]
+    g, found = draw(*shape[:3], value_width, seed=3), []
+    for backend in BACKENDS:
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        found.append(torch.autograd.grad(topk_attention(*leaves, 4, backend), leaves, g))
+    for reference, blocked in zip(*found, strict=True):
+        assert reference.shape == blocked.shape and torch.allclose(reference, blocked, rtol=0, atol=1e-10)
+
+
 def test_unknown_backend_and_keep_zero_are_errors():
     q = draw(1, 1, 2, 2)
     with pytest.raises(ConfigError, match="backend"):

@@ -178,7 +178,7 @@ def test_a_stamp_goes_stale_with_its_own_code_only(book):
     ("for p in runs_folder().glob('bench-*/results.json'): print(p)", {"bench-a", "bench-b"}),
     ("[load_record(p.parent) for p in runs_folder().glob('*/run.json')]", {"bench-a", "bench-b", "nano"}),
     ("print('nano')", {"nano"}),
-    ("print('*', '.', '..', '../runs', '', 'bench', 'a bench-a')  # 'nano'", set()),
+    ("print('*', '.', '..', '../runs', '', 'bench', 'a bench-a', '**bold**', '* nano.')  # 'nano'", set()),
 ])
 def test_which_records_a_chapter_names(tmp_path, code, named):
     for name in ("bench-a", "bench-b", "nano"):

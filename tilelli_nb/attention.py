@@ -80,7 +80,7 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
         B, H, T, D = q.shape
-        out, scale = empty_for_joining(at_least_fp32(v)), 1 / math.sqrt(D)
+        out, scale = empty_for_joining(at_least_fp32(v), v.shape[-1]), 1 / math.sqrt(D)
         future = out.new_full((ROWS, ROWS), -math.inf).triu(1)
         saved = []
         for some in blocks(B, HEADS // H):
@@ -99,7 +99,7 @@ class BlockedAttention(torch.autograd.Function):
                 out[some, :, rows] = torch.bmm(weights, vs[:, :rows.stop]).unflatten(0, (-1, H))
                 saved.append(weights)
         ctx.save_for_backward(out, *saved)
-        ctx.dtypes = [x.dtype for x in (q, k, v)]
+        ctx.inputs = [(x.shape[-1], x.dtype) for x in (q, k, v)]
         return out.to(v.dtype)
 
     @staticmethod
@@ -107,13 +107,14 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx, d_out: Tensor):
         """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
         out, *saved = ctx.saved_tensors
-        B, H, T, D = out.shape
-        dq, dk, dv = (empty_for_joining(out) for _ in range(3))
-        d_out, scale, saved = d_out.to(out.dtype), 1 / math.sqrt(D), iter(saved)
+        B, H, T, _ = out.shape
+        dq, dk, dv = (empty_for_joining(out, width) for width, _ in ctx.inputs)
+        d_out, scale, saved = d_out.to(out.dtype), 1 / math.sqrt(dq.shape[-1]), iter(saved)
         shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
         for some in blocks(B, HEADS // H):
             g, shrinks = (x[some].flatten(0, 1) for x in (d_out, shrink))
             qs, ks, vs, *all_weights = islice(saved, 3 + len(blocks(T, ROWS)))
+            dks, dvs = torch.empty_like(ks), torch.empty_like(vs)  # and so they stay where there is no query
             for rows, weights in reversed([*zip(blocks(T, ROWS), all_weights, strict=True)]):
                 seen = slice(0, rows.stop)
                 d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
@@ -126,7 +127,7 @@ class BlockedAttention(torch.autograd.Function):
                     dks[:, seen] += new_dks
                     dvs[:, seen] += new_dvs
             dk[some], dv[some] = dks.unflatten(0, (-1, H)), dvs.unflatten(0, (-1, H))
-        return *(d.to(dtype) for d, dtype in zip((dq, dk, dv), ctx.dtypes, strict=True)), None
+        return *(d.to(dtype) for d, (_, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)), None
 
 
 def blocks(length: int, size: int) -> list[slice]:
@@ -135,10 +136,10 @@ def blocks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def empty_for_joining(x: Tensor) -> Tensor:
-    """Room for (B, H, T, D_h) like x, with a byte's heads side by side in memory: joining them then moves nothing."""
-    B, H, T, D = x.shape
-    return x.new_empty(B, T, H, D).transpose(1, 2)
+def empty_for_joining(x: Tensor, width: int) -> Tensor:
+    """Room for (B, H, T, width) beside x, with a byte's heads side by side in memory: joining them moves nothing."""
+    B, H, T, _ = x.shape
+    return x.new_empty(B, T, H, width).transpose(1, 2)
 
 
 def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -154,14 +155,15 @@ def kth_largest(tables: list[Tensor], keep: int) -> list[Tensor]:
     """
     found = [table.new_empty(*table.shape[:-1], 1) for table in tables]
     pieces = [[x.flatten(0, -2).split(1024) for x in both] for both in zip(tables, found, strict=True)]
-    todo = iter([piece for both in pieces[::-1] for piece in zip(*both, strict=True)])
+    jobs = [piece for both in pieces[::-1] for piece in zip(*both, strict=True)]  # long rows first
+    todo = iter(jobs)
 
     def work():
         for rows, kth in todo:  # each piece goes to whichever thread asks first
             place = max(rows.shape[1] - keep, 0)  # where it stands in ascending order
             kth.numpy()[:] = np.partition(rows.numpy(), place)[:, place:place + 1]
 
-    helpers = [POOL.submit(work) for _ in range(torch.get_num_threads() - 1)]
+    helpers = [POOL.submit(work) for _ in range(min(torch.get_num_threads(), len(jobs)) - 1)]
     work()
     for helper in helpers:
         helper.result()
