@@ -1,7 +1,8 @@
-"""Says OK or MISSING for everything the book needs, and how to fix what is missing. `make check` runs it.
+"""Says OK or MISSING for everything the book needs, and how to fix what is missing.
+`make check` runs it.
 
-It needs nothing but Python. `--quiet` prints only what is missing. The exit status is 1 when something is missing that
-the book cannot do without.
+It needs nothing but Python. `--quiet` prints only what is missing. The exit status is 1
+when something is missing that the book cannot do without.
 """
 
 import importlib.metadata
@@ -16,11 +17,18 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def check_python():
     found = ".".join(map(str, sys.version_info[:3]))
-    return sys.version_info >= (3, 11), "Python", found, "install Python 3.11 or newer, then: make PY=/path/to/it"
+    return (
+        sys.version_info >= (3, 11),
+        "Python",
+        found,
+        "install Python 3.11 or newer, then: make PY=/path/to/it",
+    )
 
 
 def applies(marker):
-    """Does a requirement with this marker count on this machine? When it cannot be told, yes."""
+    """Does a requirement with this marker count on this machine? When it cannot be
+    told, yes.
+    """
     try:
         from pip._vendor.packaging.markers import Marker
     except ImportError:
@@ -38,19 +46,49 @@ def check_packages():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield False, name, "", f"run `make book`, or: {sys.executable} -m pip install {pin}"
+            yield (
+                False,
+                name,
+                "",
+                f"run `make book`, or: {sys.executable} -m pip install {pin}",
+            )
             continue
         same = re.split(r"[+]", found)[0] == wanted
-        yield True, name, found if same else f"{found} (the book was tested with {wanted})", ""
+        yield (
+            True,
+            name,
+            found if same else f"{found} (the book was tested with {wanted})",
+            "",
+        )
 
 
 def check_commands():
     """Programs, and whether the book can do without them."""
-    yield bool(shutil.which("git")), True, "git", "install git with your package manager"
-    yield bool(shutil.which("make")), True, "make", "install make (macOS: xcode-select --install)"
+    yield (
+        bool(shutil.which("git")),
+        True,
+        "git",
+        "install git with your package manager",
+    )
+    yield (
+        bool(shutil.which("make")),
+        True,
+        "make",
+        "install make (macOS: xcode-select --install)",
+    )
     browser = any(shutil.which(name) for name in BROWSERS)
-    yield browser, False, "Chromium", "only the browser tests need it; Debian and Ubuntu: apt-get install chromium"
-    yield bool(shutil.which("npm")), False, "npm", "only for a site that works without network; install Node.js"
+    yield (
+        browser,
+        False,
+        "Chromium",
+        "only the browser tests need it; Debian and Ubuntu: apt-get install chromium",
+    )
+    yield (
+        bool(shutil.which("npm")),
+        False,
+        "npm",
+        "only for a site that works without network; install Node.js",
+    )
 
 
 def main():
@@ -61,7 +99,9 @@ def main():
         if ok and not quiet:
             print(f"OK       {name} {found}".rstrip())
         elif not ok and (needed or not quiet):
-            print(f"MISSING  {name}{'' if needed else ' (optional)'}\n         fix: {fix}")
+            print(
+                f"MISSING  {name}{'' if needed else ' (optional)'}\n         fix: {fix}"
+            )
     return any(needed and not ok for ok, _, _, _, needed in rows)
 
 

@@ -1,4 +1,6 @@
-"""What was claimed, what we measured, and the verdict: reads claims.yml and judges each claim by its own rule."""
+"""What was claimed, what we measured, and the verdict: reads claims.yml and judges each
+claim by its own rule.
+"""
 
 import json
 import re
@@ -10,7 +12,18 @@ import yaml
 from pairs import ROOT
 
 FILE = ROOT / "book" / "claims.yml"
-KEYS = ("id", "claim", "source", "published", "unit", "ours", "rule", "tolerance", "verdict", "chapter")
+KEYS = (
+    "id",
+    "claim",
+    "source",
+    "published",
+    "unit",
+    "ours",
+    "rule",
+    "tolerance",
+    "verdict",
+    "chapter",
+)
 CONFIRMED, REFUTED, UNTESTED = VERDICTS = ("confirmed", "refuted", "not tested")
 
 
@@ -19,9 +32,11 @@ def load(path: Path = FILE) -> list[dict]:
 
 
 def resolve(pointer: dict | None, root: Path = ROOT):
-    """The number, or the interval {low, high}, that a pointer leads to; None without one. KeyError if it is broken.
+    """The number, or the interval {low, high}, that a pointer leads to; None without
+    one. KeyError if it is broken.
 
-    {run, key} reads book/runs/RUN/run.json, or another `file` there; {config, key: parameters} counts a configuration.
+    {run, key} reads book/runs/RUN/run.json, or another `file` there; {config, key:
+    parameters} counts a configuration.
     """
     if pointer is None:
         return None
@@ -40,7 +55,9 @@ def resolve(pointer: dict | None, root: Path = ROOT):
 def parameters(config: str) -> int:
     from tilelli_nb import TilelliLM, load_config
 
-    return sum(parameter.numel() for parameter in TilelliLM(load_config(config)).parameters())
+    return sum(
+        parameter.numel() for parameter in TilelliLM(load_config(config)).parameters()
+    )
 
 
 def within(ours, published, tolerance) -> str:
@@ -49,9 +66,11 @@ def within(ours, published, tolerance) -> str:
 
 
 def at_least(ours, published, tolerance) -> str:
-    """The whole 95% interval {low, high} must reach `tolerance`; one that lies on both sides of it decides nothing.
+    """The whole 95% interval {low, high} must reach `tolerance`; one that lies on both
+    sides of it decides nothing.
 
-    Neither does one whose record says that the claim does not apply: {low, high, applies: false}.
+    Neither does one whose record says that the claim does not apply: {low, high,
+    applies: false}.
     """
     if not ours.get("applies", True):
         return UNTESTED
@@ -64,9 +83,15 @@ RULES = {"within": within, "at_least": at_least}
 
 
 def judge(claim: dict, root: Path = ROOT) -> str:
-    """The verdict that the claim's own rule gives; "not tested" while there is no number of ours."""
+    """The verdict that the claim's own rule gives; "not tested" while there is no
+    number of ours.
+    """
     ours = resolve(claim["ours"], root)
-    return UNTESTED if ours is None else RULES[claim["rule"]](ours, claim["published"], claim["tolerance"])
+    return (
+        UNTESTED
+        if ours is None
+        else RULES[claim["rule"]](ours, claim["published"], claim["tolerance"])
+    )
 
 
 def problems(claim: dict, root: Path = ROOT) -> list[str]:
@@ -78,28 +103,41 @@ def problems(claim: dict, root: Path = ROOT) -> list[str]:
     if claim["verdict"] not in VERDICTS:
         found.append(f"{name}: {claim['verdict']!r} is none of {', '.join(VERDICTS)}")
     if claim["rule"] not in RULES:
-        found.append(f"{name}: the rule {claim['rule']!r} is none of {', '.join(RULES)}")
+        found.append(
+            f"{name}: the rule {claim['rule']!r} is none of {', '.join(RULES)}"
+        )
     if not (root / "book" / f"{claim['chapter']}.md").is_file():
         found.append(f"{name}: there is no chapter book/{claim['chapter']}.md")
-    if f"{{{claim['source']}," not in (root / "book" / "references.bib").read_text(encoding="utf-8"):
-        found.append(f"{name}: references.bib does not have its source {claim['source']}")
+    if f"{{{claim['source']}," not in (root / "book" / "references.bib").read_text(
+        encoding="utf-8"
+    ):
+        found.append(
+            f"{name}: references.bib does not have its source {claim['source']}"
+        )
     try:
         due = judge(claim, root) if not found else claim["verdict"]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         return [*found, f"{name}: its pointer or its rule cannot be followed: {error}"]
     if due != claim["verdict"]:
-        found.append(f"{name}: it says {claim['verdict']!r}, but its rule gives {due!r}")
+        found.append(
+            f"{name}: it says {claim['verdict']!r}, but its rule gives {due!r}"
+        )
     return found
 
 
 def write_verdict(name: str, verdict: str, path: Path = FILE) -> bool:
-    """Sets the verdict of one claim in place; everything else keeps its form. Says whether the file changed."""
+    """Sets the verdict of one claim in place; everything else keeps its form. Says
+    whether the file changed.
+    """
     text = path.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(^- id: {re.escape(name)}\n(?:(?!- id:).*\n)*?  verdict: ).*$", re.M)
+    pattern = re.compile(
+        rf"(^- id: {re.escape(name)}\n(?:(?!- id:).*\n)*?  verdict: ).*$", re.M
+    )
     new, count = pattern.subn(rf"\g<1>{verdict}", text)
     if count != 1:
         raise KeyError(f"claims.yml has {count} claims called {name!r}")
-    part = path.with_suffix(".partial")  # then renamed, so that an interrupted write leaves the old file
+    # then renamed, so that an interrupted write leaves the old file
+    part = path.with_suffix(".partial")
     part.write_text(new, encoding="utf-8")
     part.replace(path)
     return new != text

@@ -1,31 +1,50 @@
-"""A small Sphinx extension, named in _config.yml: what the pages of the site need and no setting gives."""
+"""A small Sphinx extension, named in _config.yml: what the pages of the site need and
+no setting gives.
+"""
 
 import offline
 
 
 def setup(app):
     app.connect("config-inited", use_the_copies)
-    app.connect("html-page-context", load_each_script_once, priority=900)  # after those who add scripts
+    # after those who add scripts
+    app.connect("html-page-context", load_each_script_once, priority=900)
     app.connect("html-page-context", leave_citations_without_a_role)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def use_the_copies(app, config) -> None:
-    """MathJax and the widget manager from _static/vendor when they are there, else from a CDN."""
+    """MathJax and the widget manager from _static/vendor when they are there, else from
+    a CDN.
+    """
     if offline.present():
         config.mathjax_path = "vendor/mathjax/tex-chtml.js"
-        scripts = ("vendor/require.js", "widgets.js", "vendor/html-manager/embed-amd.js")
+        scripts = (
+            "vendor/require.js",
+            "widgets.js",
+            "vendor/html-manager/embed-amd.js",
+        )
         config.nb_ipywidgets_js = {script: {} for script in scripts}
 
 
 def load_each_script_once(app, pagename, templatename, context, doctree) -> None:
-    """Extensions that jupyter-book initialises twice add their inline scripts twice; a second `const` is an error."""
+    """Extensions that jupyter-book initialises twice add their inline scripts twice; a
+    second `const` is an error.
+    """
     scripts = context.get("script_files", [])
     contents = [(str(script.filename or ""), script.attributes) for script in scripts]
-    scripts[:] = [script for i, script in enumerate(scripts) if contents[i] not in contents[:i]]
+    scripts[:] = [
+        script for i, script in enumerate(scripts) if contents[i] not in contents[:i]
+    ]
 
 
-def leave_citations_without_a_role(app, pagename, templatename, context, doctree) -> None:
-    """docutils calls a bibliography a list, but its entries are no list items: a screen reader counts none."""
+def leave_citations_without_a_role(
+    app, pagename, templatename, context, doctree
+) -> None:
+    """docutils calls a bibliography a list, but its entries are no list items: a screen
+    reader counts none.
+    """
     if "body" in context:
-        context["body"] = context["body"].replace('role="list" class="citation-list"', 'class="citation-list"')
+        context["body"] = context["body"].replace(
+            'role="list" class="citation-list"', 'class="citation-list"'
+        )

@@ -26,19 +26,24 @@ def texts(n):
 
 def write_part(folder, documents):
     """The writer of `texts(600)`, stopped behind so many documents."""
+
     def some():
         yield from texts(600)[:documents]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ShardWriter(folder, "pages", None, 20_000).write((text, None) for text in some())
+        ShardWriter(folder, "pages", None, 20_000).write(
+            (text, None) for text in some()
+        )
 
 
 def split(count):
     """Train and val bytes of the first documents, worked out with hashlib alone."""
     sides = {True: b"", False: b""}
     for text in texts(600)[:count]:
-        sides[int(hashlib.sha1(text.encode()).hexdigest()[:8], 16) % 20 == 0] += text.encode() + b"\0"
+        sides[int(hashlib.sha1(text.encode()).hexdigest()[:8], 16) % 20 == 0] += (
+            text.encode() + b"\0"
+        )
     return sides[False], sides[True]
 
 
@@ -64,7 +69,10 @@ def test_new_shards_join_the_training_side_alone(half):
 
 def test_only_new_shards_are_checked_and_an_altered_one_is_refused(half):
     prepare_shards(texts(600), half.folder, "pages", shard_bytes=20_000)
-    old, new = half.folder / "train-00000.bin", half.folder / f"train-{len(half.train.shards):05d}.bin"
+    old, new = (
+        half.folder / "train-00000.bin",
+        half.folder / f"train-{len(half.train.shards):05d}.bin",
+    )
     old.write_bytes(b"?" * old.stat().st_size)
     half.grown()
     new.write_bytes(b"?" * new.stat().st_size)
@@ -73,51 +81,82 @@ def test_only_new_shards_are_checked_and_an_altered_one_is_refused(half):
 
 
 def test_a_resumed_run_gets_the_shards_that_it_had(half):
-    counted, batch = half.describe(), half.batch(8, 64, torch.Generator().manual_seed(3))
+    counted, batch = (
+        half.describe(),
+        half.batch(8, 64, torch.Generator().manual_seed(3)),
+    )
     prepare_shards(texts(600), half.folder, "pages", shard_bytes=20_000)
     later = half.grown()
     again = open_shards(half.folder).as_described(counted)
-    assert (again.train.read(), again.val.read()) == (half.train.read(), half.val.read())
+    assert (again.train.read(), again.val.read()) == (
+        half.train.read(),
+        half.val.read(),
+    )
     assert again.describe() == counted != later.describe()
-    assert torch.equal(again.batch(8, 64, torch.Generator().manual_seed(3))[0], batch[0])
-    assert open_shards(half.folder).as_described(later.describe()).train.read() == later.train.read()
-    digests = "".join(hashlib.sha256((half.folder / shard["file"]).read_bytes()).hexdigest()
-                      for shard in half.manifest["shards"])
+    assert torch.equal(
+        again.batch(8, 64, torch.Generator().manual_seed(3))[0], batch[0]
+    )
+    assert (
+        open_shards(half.folder).as_described(later.describe()).train.read()
+        == later.train.read()
+    )
+    digests = "".join(
+        hashlib.sha256((half.folder / shard["file"]).read_bytes()).hexdigest()
+        for shard in half.manifest["shards"]
+    )
     assert counted["sha256"] == hashlib.sha256(digests.encode()).hexdigest()
 
 
 def test_other_data_than_that_of_the_run_is_refused(half, tmp_path):
     counted = half.describe()
-    other = prepare_shards(texts(599)[::-1], tmp_path / "other", "pages", shard_bytes=20_000)
-    with pytest.raises(DataError, match="does not hold the data that the run was started on"):
+    other = prepare_shards(
+        texts(599)[::-1], tmp_path / "other", "pages", shard_bytes=20_000
+    )
+    with pytest.raises(
+        DataError, match="does not hold the data that the run was started on"
+    ):
         other.as_described(counted)
     few = prepare_shards(texts(100), tmp_path / "few", "pages", shard_bytes=20_000)
     with pytest.raises(DataError, match="does not hold the data"):
         few.as_described(counted)
-    older = {key: value for key, value in few.describe().items() if not key.endswith("_shards")}
-    assert few.as_described(older).train.read() == few.train.read()  # a record from before shards were counted
+    older = {
+        key: value
+        for key, value in few.describe().items()
+        if not key.endswith("_shards")
+    }
+    # a record from before shards were counted
+    assert few.as_described(older).train.read() == few.train.read()
 
 
 def test_training_starts_while_a_process_writes(tmp_path):
-    """24 MB in 8 MB shards, from a process of its own: what comes out is what one writer alone would have written."""
+    """24 MB in 8 MB shards, from a process of its own: what comes out is what one
+    writer alone would have written.
+    """
     pages = [f"page {i} of many. " * 5000 for i in range(270)]
     write_files(tmp_path / "files", pages, per_file=90)
     options = {"files": tmp_path / "files", "limit_bytes": 10**9}
     with fineweb_in_background(tmp_path / "shards", **options) as shards:
         start, deadline = shards.train.read(), time.time() + 60
-        while not open_shards(tmp_path / "shards").manifest["complete"] and time.time() < deadline:
+        while (
+            not open_shards(tmp_path / "shards").manifest["complete"]
+            and time.time() < deadline
+        ):
             time.sleep(0.05)
         shards = shards.grown() or shards
         assert multiprocessing.active_children()
     assert not multiprocessing.active_children()
     whole = prepare_shards(pages, tmp_path / "alone", "x", shard_bytes=8 * 2**20)
     assert shards.train.read() == whole.train.read() and len(shards.train.shards) == 3
-    assert whole.train.read().startswith(start) and whole.val.read().startswith(shards.val.read())
+    assert whole.train.read().startswith(start) and whole.val.read().startswith(
+        shards.val.read()
+    )
     with fineweb_in_background(tmp_path / "shards", **options) as complete:
         assert not multiprocessing.active_children()
     assert complete.train.read() == whole.train.read()
-    with pytest.raises(DataError, match="holds shards of 'fineweb-edu'"), \
-            fineweb_in_background(tmp_path / "shards", min_score=3.0, **options):
+    with (
+        pytest.raises(DataError, match="holds shards of 'fineweb-edu'"),
+        fineweb_in_background(tmp_path / "shards", min_score=3.0, **options),
+    ):
         pass
 
 
@@ -137,17 +176,26 @@ def test_no_writer_is_left_when_its_parent_is_killed(tmp_path):
         "    told, tell = multiprocessing.Pipe(duplex=False)\n"
         "    multiprocessing.get_context('spawn').Process(target=child, args=(tell,)).start()\n"
         "    sys.stdin.readline()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n")
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=tmp_path, text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"],
+        cwd=tmp_path,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
     assert parent.stdout.readline() == "writing\n"
     parent.communicate("now\n", timeout=60)
     assert parent.returncode == -9
 
 
 def test_a_writer_that_ends_too_soon_says_why(tmp_path, capsys):
-    for message, expected in (((("the hub is away", "wait"),), "the hub is away"), ((), "ended with exit code -9")):
+    for message, expected in (
+        ((("the hub is away", "wait"),), "the hub is away"),
+        ((), "ended with exit code -9"),
+    ):
         told, tell = multiprocessing.Pipe(duplex=False)
         for each in message:
             tell.send(each)
@@ -156,8 +204,16 @@ def test_a_writer_that_ends_too_soon_says_why(tmp_path, capsys):
             background.wait_for_shards(tmp_path, SimpleNamespace(exitcode=-9), told)
 
 
-@pytest.mark.parametrize("code, stopping, said", [(-9, False, True), (1, False, True), (0, False, False),
-                                                  (-15, False, False), (-9, True, False)])
+@pytest.mark.parametrize(
+    "code, stopping, said",
+    [
+        (-9, False, True),
+        (1, False, True),
+        (0, False, False),
+        (-15, False, False),
+        (-9, True, False),
+    ],
+)
 def test_a_writer_that_dies_later_is_reported_once(capsys, code, stopping, said):
     told, tell = multiprocessing.Pipe(duplex=False)
     tell.close()
@@ -169,6 +225,10 @@ def test_a_writer_that_dies_later_is_reported_once(capsys, code, stopping, said)
 
 
 def test_gigabytes_are_for_fineweb_alone():
-    with pytest.raises(ConfigError, match="--gigabytes is for fineweb-edu, not for stories"), \
-            corpus(SimpleNamespace(gigabytes=1.0, corpus="stories"), None):
+    with (
+        pytest.raises(
+            ConfigError, match="--gigabytes is for fineweb-edu, not for stories"
+        ),
+        corpus(SimpleNamespace(gigabytes=1.0, corpus="stories"), None),
+    ):
         pass

@@ -1,4 +1,6 @@
-"""The pathways against values worked out by hand, independent float64 NumPy, and their own one-byte steps."""
+"""The pathways against values worked out by hand, independent float64 NumPy, and their
+own one-byte steps.
+"""
 
 import math
 
@@ -6,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from tilelli_nb import CausalConv, Router, TernaryFFN, TopKAttention, balance_loss, ternarize, topk_attention
+from tilelli_nb import (
+    CausalConv,
+    Router,
+    TernaryFFN,
+    TopKAttention,
+    balance_loss,
+    ternarize,
+    topk_attention,
+)
 from tilelli_nb.errors import ConfigError
 from tilelli_nb.router import router_confidence
 from tilelli_nb.ternary import TernaryLinear
@@ -15,10 +25,13 @@ BACKENDS = ["reference", "blocked"]
 
 
 def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 # Convolution
+
 
 def test_conv_by_hand():
     conv = CausalConv(1, width=3).double()
@@ -29,15 +42,24 @@ def test_conv_by_hand():
 
 # Top-k attention
 
-GOLDEN = {1: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]], 2: [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]],
-          3: [[1, 0], [.5, .5], [1.337425, 1], [1.834881, -.674404]]}
+GOLDEN = {
+    1: [[1, 0], [0.5, 0.5], [1.5, 1], [2, -1.5]],
+    2: [[1, 0], [0.5, 0.5], [1.5, 1], [2, -1.5]],
+    3: [[1, 0], [0.5, 0.5], [1.337425, 1], [1.834881, -0.674404]],
+}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keep", GOLDEN)
 def test_attention_golden(backend, keep):
-    q, k, v = (torch.tensor(rows, dtype=torch.float64).view(1, 1, 4, 2) for rows in (
-        [[1, 0], [1, 1], [2, 0], [0, 1]], [[1, 0], [0, 1], [1, 0], [1, 1]], [[1, 0], [0, 1], [2, 2], [4, -4]]))
+    q, k, v = (
+        torch.tensor(rows, dtype=torch.float64).view(1, 1, 4, 2)
+        for rows in (
+            [[1, 0], [1, 1], [2, 0], [0, 1]],
+            [[1, 0], [0, 1], [1, 0], [1, 1]],
+            [[1, 0], [0, 1], [2, 2], [4, -4]],
+        )
+    )
     out = topk_attention(q, k, v, keep, backend)[0, 0]
     assert (out - torch.tensor(GOLDEN[keep], dtype=torch.float64)).abs().max() < 1e-6
 
@@ -69,16 +91,24 @@ def test_bf16_inputs_are_compared_in_fp32(backend):
     assert out.dtype == torch.bfloat16 and (out.double() - expected).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("shape, value_width", [((2, 3, 0, 4), 4), ((0, 3, 5, 4), 4), ((3, 30, 70, 1), 3),
-                                                ((1, 70, 65, 5), 2)])
-def test_blocked_gradients_of_nothing_of_many_heads_and_of_other_values(shape, value_width):
+@pytest.mark.parametrize(
+    "shape, value_width",
+    [((2, 3, 0, 4), 4), ((0, 3, 5, 4), 4), ((3, 30, 70, 1), 3), ((1, 70, 65, 5), 2)],
+)
+def test_blocked_gradients_of_nothing_of_many_heads_and_of_other_values(
+    shape, value_width
+):
     inputs = [draw(*shape), draw(*shape, seed=1), draw(*shape[:3], value_width, seed=2)]
     g, found = draw(*shape[:3], value_width, seed=3), []
     for backend in BACKENDS:
         leaves = [x.clone().requires_grad_() for x in inputs]
-        found.append(torch.autograd.grad(topk_attention(*leaves, 4, backend), leaves, g))
+        found.append(
+            torch.autograd.grad(topk_attention(*leaves, 4, backend), leaves, g)
+        )
     for reference, blocked in zip(*found, strict=True):
-        assert reference.shape == blocked.shape and torch.allclose(reference, blocked, rtol=0, atol=1e-10)
+        assert reference.shape == blocked.shape and torch.allclose(
+            reference, blocked, rtol=0, atol=1e-10
+        )
 
 
 def test_unknown_backend_and_keep_zero_are_errors():
@@ -91,14 +121,16 @@ def test_unknown_backend_and_keep_zero_are_errors():
 
 # Ternary
 
+
 def test_ternarize_golden():
-    codes, scale = ternarize(torch.tensor([[.9, -.2, .05], [-1.1, .4, 0]]))
+    codes, scale = ternarize(torch.tensor([[0.9, -0.2, 0.05], [-1.1, 0.4, 0]]))
     assert codes.tolist() == [[1, 0, 0], [-1, 1, 0]]
-    assert abs(scale.item() - .441667) < 1e-6
+    assert abs(scale.item() - 0.441667) < 1e-6
 
 
 def test_halves_round_to_even_and_zeros_stay_finite():
-    codes, _ = ternarize(torch.tensor([0.5, 1.5, -0.5, -1.5]))  # scale 1: 0.5 rounds to 0, 1.5 to 2, clamped to 1
+    # scale 1: 0.5 rounds to 0, 1.5 to 2, clamped to 1
+    codes, _ = ternarize(torch.tensor([0.5, 1.5, -0.5, -1.5]))
     assert codes.tolist() == [0, 1, 0, -1]
     codes, scale = ternarize(torch.zeros(3))
     assert codes.tolist() == [0, 0, 0] and scale.item() == pytest.approx(1e-5)
@@ -114,39 +146,61 @@ def test_the_used_weight_has_three_values_and_its_zero_share():
 
 # Router
 
+
 def test_router_starts_even_and_sums_to_one():
     router = Router(8).double()
-    assert torch.allclose(router(draw(2, 3, 8)), torch.full((2, 3, 3), 1 / 3, dtype=torch.float64))
+    assert torch.allclose(
+        router(draw(2, 3, 8)), torch.full((2, 3, 3), 1 / 3, dtype=torch.float64)
+    )
     router.weight.data = draw(3, 8, seed=1)
     logits = draw(4, 8, seed=2).numpy() @ router.weight.detach().numpy().T
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert np.abs(router(draw(4, 8, seed=2)).detach().numpy() - expected).max() < 1e-12
 
 
-@pytest.mark.parametrize("p,value", [([[1, 0, 0]] * 4, 2.0), ([[1 / 3] * 3] * 4, 0.0),
-                                     ([[.5, .3, .2], [.1, .6, .3]], .065)])
+@pytest.mark.parametrize(
+    "p,value",
+    [
+        ([[1, 0, 0]] * 4, 2.0),
+        ([[1 / 3] * 3] * 4, 0.0),
+        ([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]], 0.065),
+    ],
+)
 def test_balance_golden(p, value):
-    assert balance_loss(torch.tensor([p], dtype=torch.float64)).item() == pytest.approx(value, abs=1e-12)
+    assert balance_loss(torch.tensor([p], dtype=torch.float64)).item() == pytest.approx(
+        value, abs=1e-12
+    )
 
 
 def test_balance_is_per_sequence_and_ignores_padding():
-    one_sided = torch.tensor([[[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2])  # even over the batch, not within a sequence
+    # even over the batch, not within a sequence
+    one_sided = torch.tensor([[[1.0, 0, 0]] * 2, [[0, 1.0, 0]] * 2])
     assert balance_loss(one_sided).item() == pytest.approx(2)
-    p = torch.tensor([[[.5, .3, .2], [.1, .6, .3], [1.0, 0, 0]]])
-    assert balance_loss(p, torch.tensor([[True, True, False]])).item() == pytest.approx(.065, abs=1e-6)
+    p = torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [1.0, 0, 0]]])
+    assert balance_loss(p, torch.tensor([[True, True, False]])).item() == pytest.approx(
+        0.065, abs=1e-6
+    )
 
 
 def test_confidence_golden():
-    assert router_confidence(torch.tensor([.7, .2, .1], dtype=torch.float64)).item() == pytest.approx(.270153, abs=1e-6)
+    assert router_confidence(
+        torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    ).item() == pytest.approx(0.270153, abs=1e-6)
     assert router_confidence(torch.tensor([1.0, 0, 0])).item() == 1
-    assert router_confidence(torch.full((3,), 1 / 3, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-12)
+    assert router_confidence(
+        torch.full((3,), 1 / 3, dtype=torch.float64)
+    ).item() == pytest.approx(0, abs=1e-12)
 
 
 # forward and step agree
 
+
 def pathway(name):
-    module = {"conv": lambda: CausalConv(12), "attention": lambda: TopKAttention(12, 3, keep=4),
-              "ffn": lambda: TernaryFFN(12)}[name]().double()
+    module = {
+        "conv": lambda: CausalConv(12),
+        "attention": lambda: TopKAttention(12, 3, keep=4),
+        "ffn": lambda: TernaryFFN(12),
+    }[name]().double()
     for i, parameter in enumerate(module.parameters()):
         parameter.data = draw(*parameter.shape, seed=i + 3)
     return module, ((40,) if name == "attention" else ())

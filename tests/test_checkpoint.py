@@ -10,14 +10,19 @@ from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.checkpoint import newest_good, read_tensors, write_tensors
 from tilelli_nb.errors import CheckpointError
 
-TENSORS = {"a": torch.arange(12, dtype=torch.float32).view(3, 4), "b": torch.tensor([1, 2, 255], dtype=torch.uint8)}
+TENSORS = {
+    "a": torch.arange(12, dtype=torch.float32).view(3, 4),
+    "b": torch.tensor([1, 2, 255], dtype=torch.uint8),
+}
 
 
 def test_tensors_and_metadata_come_back(tmp_path):
     write_tensors(tmp_path / "f", TENSORS, {"step": 3, "text": 'quotes " and \\ and é'})
     tensors, metadata = read_tensors(tmp_path / "f")
     assert metadata == {"step": 3, "text": 'quotes " and \\ and é'}
-    assert tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[k], TENSORS[k]) for k in TENSORS)
+    assert tensors.keys() == TENSORS.keys() and all(
+        torch.equal(tensors[k], TENSORS[k]) for k in TENSORS
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["f"]  # nothing temporary is left
 
 
@@ -33,7 +38,11 @@ def test_any_flipped_byte_is_refused(tmp_path):
     data = path.read_bytes()
     rng = random.Random(0)
     for position in range(len(data)):
-        path.write_bytes(data[:position] + bytes([data[position] ^ (1 << rng.randrange(8))]) + data[position + 1:])
+        path.write_bytes(
+            data[:position]
+            + bytes([data[position] ^ (1 << rng.randrange(8))])
+            + data[position + 1 :]
+        )
         with pytest.raises(CheckpointError):
             read_tensors(path)
 
@@ -55,7 +64,10 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
 
     folder = tmp_path / "model"
     folder.mkdir()
-    for write in (lambda p: torch.save({"w": torch.ones(2)}, p), lambda p: p.write_bytes(pickle.dumps(Bomb()))):
+    for write in (
+        lambda p: torch.save({"w": torch.ones(2)}, p),
+        lambda p: p.write_bytes(pickle.dumps(Bomb())),
+    ):
         write(folder / "model.safetensors")
         with pytest.raises(CheckpointError, match="pickle"):
             TilelliLM.from_pretrained(folder)
@@ -70,7 +82,9 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 
 def test_the_newest_whole_checkpoint_is_used(tmp_path):
     for step in (10, 20, 30):
-        write_tensors(tmp_path / f"step-{step:08d}.safetensors", TENSORS, {"step": step})
+        write_tensors(
+            tmp_path / f"step-{step:08d}.safetensors", TENSORS, {"step": step}
+        )
     assert newest_good(tmp_path)[1]["step"] == 30
     (tmp_path / "step-00000030.safetensors").write_bytes(b"half a fi")
     with pytest.warns(UserWarning, match="trying the one before"):

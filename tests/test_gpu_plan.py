@@ -1,4 +1,5 @@
-"""The GPU plan: what it carries is whole or refused, and a training that is killed goes on.
+"""The GPU plan: what it carries is whole or refused, and a training that is killed goes
+on.
 
 tests/scripts/gpu_plan_rehearsal.py runs all of it, with more kills and every command.
 """
@@ -24,8 +25,13 @@ from gpu_plan_rehearsal import Rehearsal, Victims, result, wait_until  # noqa: E
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    texts = [f"{i}: the quick brown fox jumps over {i * i} lazy dogs. " * 5 for i in range(200)]
-    return prepare_shards(texts, tmp_path_factory.mktemp("data") / "foxes", "foxes").folder
+    texts = [
+        f"{i}: the quick brown fox jumps over {i * i} lazy dogs. " * 5
+        for i in range(200)
+    ]
+    return prepare_shards(
+        texts, tmp_path_factory.mktemp("data") / "foxes", "foxes"
+    ).folder
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +47,14 @@ def parts(tmp_path_factory):
 def test_weights_come_back_in_bf16(parts, tmp_path):
     listing = json.loads((parts / "small.json").read_text())
     sizes = [part["bytes"] for part in listing["parts"]]
-    assert len(sizes) > 2 and max(sizes) <= 0.02 * 2 ** 20 and sum(sizes) == listing["bytes"]
+    assert (
+        len(sizes) > 2 and max(sizes) <= 0.02 * 2**20 and sum(sizes) == listing["bytes"]
+    )
     gpu_carry.join(parts / "small.json", tmp_path)
-    lm, joined = TilelliLM.from_pretrained(parts / "small"), TilelliLM.from_pretrained(tmp_path / "small")
+    lm, joined = (
+        TilelliLM.from_pretrained(parts / "small"),
+        TilelliLM.from_pretrained(tmp_path / "small"),
+    )
     assert joined.config == lm.config and listing["val_bpb"] == 2.5
     for name, tensor in lm.state_dict().items():
         assert torch.equal(tensor.bfloat16().float(), joined.state_dict()[name])
@@ -56,10 +67,15 @@ def test_a_flipped_byte_and_a_missing_part_are_refused(parts, tmp_path):
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    with pytest.raises(CheckpointError, match="small.part01 is damaged.*\n.*fetch this part again"):
+    with pytest.raises(
+        CheckpointError, match="small.part01 is damaged.*\n.*fetch this part again"
+    ):
         gpu_carry.join(tmp_path / "small.json", tmp_path / "joined")
     part.unlink()
-    with pytest.raises(CheckpointError, match="cannot read small.part01.*\n.*all its parts into one folder"):
+    with pytest.raises(
+        CheckpointError,
+        match="cannot read small.part01.*\n.*all its parts into one folder",
+    ):
         gpu_carry.join(tmp_path / "small.json", tmp_path / "joined")
     (tmp_path / "small.json").write_text("{}")
     with pytest.raises(CheckpointError, match="does not list the parts of a model"):
@@ -73,7 +89,9 @@ def test_shards_are_packed_and_unpacked(shards, tmp_path):
     for _ in range(2):  # the second time it is there already
         gpu_carry.unpack(packed, tmp_path / "there")
     there, here = open_shards(tmp_path / "there" / "foxes"), open_shards(shards)
-    assert there.describe() == here.describe() and there.train.read() == here.train.read()
+    assert (
+        there.describe() == here.describe() and there.train.read() == here.train.read()
+    )
     assert packed.stat().st_size < len(here.train) / 3
     packed.write_bytes(packed.read_bytes()[:-100])
     with pytest.raises(DataError, match="foxes.tar.xz is not a whole pack of shards"):
@@ -81,14 +99,24 @@ def test_shards_are_packed_and_unpacked(shards, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["pretrain", "--shards", "nothing"], "nothing is no folder of shards"),
-    (["several", "lite_10m", "--shards", "."], "'lite_10m' is not a run"),
-    (["pretrain", "--config", "lite", "--shards", "."], "did you mean 'lite_10m'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["pretrain", "--shards", "nothing"], "nothing is no folder of shards"),
+        (["several", "lite_10m", "--shards", "."], "'lite_10m' is not a run"),
+        (["pretrain", "--config", "lite", "--shards", "."], "did you mean 'lite_10m'"),
+    ],
+)
 def test_what_cannot_work_is_said_at_once(shards, tmp_path, arguments, message):
     r = Rehearsal(tmp_path)
-    done = subprocess.run(r.command("--out", tmp_path / "out", *arguments), cwd=shards, env=r.environment,
-                          capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        r.command("--out", tmp_path / "out", *arguments),
+        cwd=shards,
+        env=r.environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert message in done.stderr and "What to do: " in done.stderr
     assert not (tmp_path / "out").exists()
@@ -96,7 +124,18 @@ def test_what_cannot_work_is_said_at_once(shards, tmp_path, arguments, message):
 
 def test_a_training_whose_processes_are_all_killed_goes_on(shards, tmp_path):
     r, run = Rehearsal(tmp_path), "plan/tiny-seed3"
-    options = ["--config", "tiny.yaml", "--seed", 3, "--shards", shards, "--checkpoint-seconds", 0.1, "--steps", 60]
+    options = [
+        "--config",
+        "tiny.yaml",
+        "--seed",
+        3,
+        "--shards",
+        shards,
+        "--checkpoint-seconds",
+        0.1,
+        "--steps",
+        60,
+    ]
     v = Victims(r, run, options)
     wait_until(lambda: r.saved(run) > 0, "the first checkpoint")
     v.kill_watcher()
@@ -107,6 +146,11 @@ def test_a_training_whose_processes_are_all_killed_goes_on(shards, tmp_path):
     assert "resuming: tiny-seed3" in said and "tiny-seed3: finished, 60 steps" in said
     config = load_config(tmp_path / "tiny.yaml").with_train(seed=3, steps=60)
     every = record["config"]["train"]["checkpoint_every"]
-    train(TilelliLM(config.with_train(checkpoint_every=every)), open_shards(shards), tmp_path / "whole",
-          device="cpu", progress=False)
+    train(
+        TilelliLM(config.with_train(checkpoint_every=every)),
+        open_shards(shards),
+        tmp_path / "whole",
+        device="cpu",
+        progress=False,
+    )
     assert result(tmp_path / run) == result(tmp_path / "whole")

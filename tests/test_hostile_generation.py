@@ -1,4 +1,6 @@
-"""Hostile prompts and settings, a hundred of each; tests/scripts/fuzz_generation.py tries thousands."""
+"""Hostile prompts and settings, a hundred of each; tests/scripts/fuzz_generation.py
+tries thousands.
+"""
 
 import sys
 from pathlib import Path
@@ -32,9 +34,13 @@ def test_a_hundred_settings(models):
 
 @pytest.mark.parametrize("kind", ["the model itself", "fp32", "int8"])
 def test_a_prompt_of_100_kb_costs_no_more_than_its_last_window(models, kind):
-    ids = torch.randint(0, 256, (100_000,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.randint(
+        0, 256, (100_000,), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     out = models[kind].generate(ids, max_new=5, seed=0, stop=())
-    kept = ids[99_968 - 128:]  # 100,000 bytes: 128 ceil((100,000 - 256) / 128) = 99,840
+    kept = ids[
+        99_968 - 128 :
+    ]  # 100,000 bytes: 128 ceil((100,000 - 256) / 128) = 99,840
     assert out[-5:] == models[kind].generate(kept, max_new=5, seed=0, stop=())[-5:]
 
 

@@ -1,4 +1,5 @@
-"""The Triton kernel against float64 NumPy: in Triton's interpreter here, on the GPU itself where there is one.
+"""The Triton kernel against float64 NumPy: in Triton's interpreter here, on the GPU
+itself where there is one.
 
 tests/scripts/kernel_grid.py runs `agrees` over the whole grid of shapes.
 """
@@ -16,7 +17,8 @@ from test_gradients import attention  # float64, one query at a time, with its p
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are decorated, on import
+    # read when the kernels are decorated, on import
+    os.environ["TRITON_INTERPRET"] = "1"
 triton = pytest.importorskip("triton", reason="Triton exists for Linux only")
 
 import triton.language as tl  # noqa: E402
@@ -30,10 +32,14 @@ FP32 = 1e-5  # of the largest entry of an array, or of 1 if all are smaller
 
 
 def heads(seed, shape, integers=False):
-    """(B, H, T, D_h) in float64 that fp32 holds exactly, laid out as the model does: (B, T, H, D_h) in memory."""
+    """(B, H, T, D_h) in float64 that fp32 holds exactly, laid out as the model does:
+    (B, T, H, D_h) in memory.
+    """
     B, H, T, width = shape
     numbers = np.random.default_rng(seed).normal(size=(B, T, H, width))
-    return (numbers.round() if integers else numbers.astype(np.float32).astype(float)).transpose(0, 2, 1, 3)
+    return (
+        numbers.round() if integers else numbers.astype(np.float32).astype(float)
+    ).transpose(0, 2, 1, 3)
 
 
 def nearest_choice(q, k, keep):
@@ -43,14 +49,20 @@ def nearest_choice(q, k, keep):
     ranked = -np.sort(-np.where(np.tri(T, dtype=bool), scores, -np.inf), -1)
     if keep >= T:
         return np.inf
-    gaps = ranked[..., keep:, keep - 1] - ranked[..., keep:, keep]  # of the rows that see more than `keep`
+    # of the rows that see more than `keep`
+    gaps = ranked[..., keep:, keep - 1] - ranked[..., keep:, keep]
     return gaps[gaps > 0].min(initial=np.inf)
 
 
 def agrees(shape, keep, dtype=torch.float32, tolerance=FP32, integers=False):
-    """Output and three gradients of the kernel equal the float64 ones; inputs with a near-tie are set aside."""
+    """Output and three gradients of the kernel equal the float64 ones; inputs with a
+    near-tie are set aside.
+    """
     for seed in count():
-        q, k, v, d_out = (torch.tensor(heads(10 * seed + i, shape, integers)).to(dtype) for i in range(4))
+        q, k, v, d_out = (
+            torch.tensor(heads(10 * seed + i, shape, integers)).to(dtype)
+            for i in range(4)
+        )
         wanted = [x.double().numpy() for x in (q, k, v, d_out)]
         if nearest_choice(wanted[0], wanted[1], keep) > 2e-5:
             break
@@ -58,15 +70,30 @@ def agrees(shape, keep, dtype=torch.float32, tolerance=FP32, integers=False):
     q, k, v = (x.to(DEVICE).requires_grad_() for x in (q, k, v))
     out = kernels.triton_attention(q, k, v, keep)
     grads = torch.autograd.grad(out, (q, k, v), d_out.to(DEVICE))
-    for name, got, want in zip(("out", "dq", "dk", "dv"), (out, *grads), (expected, *pullback(wanted[3])), strict=True):
+    for name, got, want in zip(
+        ("out", "dq", "dk", "dv"),
+        (out, *grads),
+        (expected, *pullback(wanted[3])),
+        strict=True,
+    ):
         assert got.dtype == dtype and got.shape == shape
         error = np.abs(got.detach().double().cpu().numpy() - want).max()
         assert error <= tolerance * max(1, np.abs(want).max()), f"{name}: {error:.2e}"
 
 
-@pytest.mark.parametrize("shape, keep", [((1, 2, 1, 16), 1), ((2, 1, 15, 40), 4), ((1, 3, 16, 48), 300),
-                                         ((1, 2, 17, 64), 16), ((2, 2, 65, 128), 5), ((1, 1, 100, 48), 1),
-                                         ((1, 2, 256, 48), 16), ((1, 1, 300, 20), 16)])
+@pytest.mark.parametrize(
+    "shape, keep",
+    [
+        ((1, 2, 1, 16), 1),
+        ((2, 1, 15, 40), 4),
+        ((1, 3, 16, 48), 300),
+        ((1, 2, 17, 64), 16),
+        ((2, 2, 65, 128), 5),
+        ((1, 1, 100, 48), 1),
+        ((1, 2, 256, 48), 16),
+        ((1, 1, 300, 20), 16),
+    ],
+)
 def test_output_and_gradients(shape, keep):
     agrees(shape, keep)
 
@@ -76,29 +103,48 @@ def test_rows_full_of_ties(keep):
     agrees((1, 2, 70, 16), keep, integers=True)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)]
+)
 def test_half_precision(dtype, tolerance):
     agrees((1, 2, 80, 48), 16, dtype, tolerance)
 
 
-@pytest.mark.parametrize("keep, expected", [
-    (1, [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]]), (2, [[1, 0], [.5, .5], [1.5, 1], [2, -1.5]]),
-    (3, [[1, 0], [.5, .5], [1.337425, 1], [1.834881, -.674404]])])
+@pytest.mark.parametrize(
+    "keep, expected",
+    [
+        (1, [[1, 0], [0.5, 0.5], [1.5, 1], [2, -1.5]]),
+        (2, [[1, 0], [0.5, 0.5], [1.5, 1], [2, -1.5]]),
+        (3, [[1, 0], [0.5, 0.5], [1.337425, 1], [1.834881, -0.674404]]),
+    ],
+)
 def test_golden_values(keep, expected):
-    q, k, v = ([[1, 0], [1, 1], [2, 0], [0, 1]], [[1, 0], [0, 1], [1, 0], [1, 1]], [[1, 0], [0, 1], [2, 2], [4, -4]])
-    q, k, v = (torch.tensor([[x]], dtype=torch.float32, device=DEVICE) for x in (q, k, v))
+    q, k, v = (
+        [[1, 0], [1, 1], [2, 0], [0, 1]],
+        [[1, 0], [0, 1], [1, 0], [1, 1]],
+        [[1, 0], [0, 1], [2, 2], [4, -4]],
+    )
+    q, k, v = (
+        torch.tensor([[x]], dtype=torch.float32, device=DEVICE) for x in (q, k, v)
+    )
     out = kernels.triton_attention(q, k, v, keep)
-    assert torch.allclose(out[0, 0].cpu(), torch.tensor(expected, dtype=torch.float32), atol=1e-6)
+    assert torch.allclose(
+        out[0, 0].cpu(), torch.tensor(expected, dtype=torch.float32), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_scores_of_any_size(size):
-    """The order of the scores decides, whatever their size: at 1e30 the largest takes all, at 1e-30 all count alike."""
+    """The order of the scores decides, whatever their size: at 1e30 the largest takes
+    all, at 1e-30 all count alike.
+    """
     q, k, v = torch.ones(1, 1, 6, 16), torch.ones(1, 1, 6, 16), torch.zeros(1, 1, 6, 16)
     q *= size / 4
     k *= torch.tensor([3, 1, 5, 2, 4, 6])[:, None]
     v[0, 0, :, 0] = torch.arange(6)
-    out = kernels.triton_attention(*(x.to(DEVICE) for x in (q, k, v)), 2)[0, 0, :, 0].cpu()
+    out = kernels.triton_attention(*(x.to(DEVICE) for x in (q, k, v)), 2)[
+        0, 0, :, 0
+    ].cpu()
     best_two = [[0], [0, 1], [0, 2], [0, 2], [2, 4], [2, 5]]
     largest = [0, 0, 2, 2, 2, 5]
     expected = [sum(pair) / len(pair) for pair in best_two] if size < 1 else largest
@@ -108,18 +154,26 @@ def test_scores_of_any_size(size):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("place", ["q", "k"])
 def test_nan_in_gives_nan_out(place):
-    tensors = {name: torch.tensor(heads(i, (1, 1, 90, 16)), dtype=torch.float32) for i, name in enumerate("qkv")}
+    tensors = {
+        name: torch.tensor(heads(i, (1, 1, 90, 16)), dtype=torch.float32)
+        for i, name in enumerate("qkv")
+    }
     tensors[place][0, 0, 40, 3] = torch.nan
     touched = torch.arange(90) == 40 if place == "q" else torch.arange(90) >= 40
     for sign in (1, -1):
         tensors[place][0, 0, 40, 3] *= sign
-        out = kernels.triton_attention(*(x.to(DEVICE) for x in tensors.values()), 4)[0, 0].cpu()
+        out = kernels.triton_attention(*(x.to(DEVICE) for x in tensors.values()), 4)[
+            0, 0
+        ].cpu()
         assert out[touched].isnan().all() and out[~touched].isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_nan_gradients_come_out_too():
-    q, k, v = (torch.tensor(heads(i, (1, 1, 20, 16)), dtype=torch.float32, device=DEVICE) for i in range(3))
+    q, k, v = (
+        torch.tensor(heads(i, (1, 1, 20, 16)), dtype=torch.float32, device=DEVICE)
+        for i in range(3)
+    )
     q[0, 0, 7, 0] = torch.nan
     q.requires_grad_(), k.requires_grad_()
     dq, dk = torch.autograd.grad(kernels.triton_attention(q, k, v, 4).sum(), (q, k))
@@ -127,68 +181,131 @@ def test_nan_gradients_come_out_too():
     assert dq[0, 0, :7].isfinite().all()
 
 
-@pytest.mark.parametrize("layout", ["expanded", "every other", "reversed heads", "transposed width"])
+@pytest.mark.parametrize(
+    "layout", ["expanded", "every other", "reversed heads", "transposed width"]
+)
 def test_any_strides(layout):
     x = torch.tensor(heads(1, (2, 4, 24, 32)), dtype=torch.float32, device=DEVICE)
-    x = {"expanded": x[:1, :1].expand(2, 4, 24, 32), "every other": x[..., ::2], "reversed heads": x.flip(1),
-         "transposed width": x.transpose(2, 3)}[layout]
+    x = {
+        "expanded": x[:1, :1].expand(2, 4, 24, 32),
+        "every other": x[..., ::2],
+        "reversed heads": x.flip(1),
+        "transposed width": x.transpose(2, 3),
+    }[layout]
     plain = x.contiguous().clone()
     out = kernels.triton_attention(x, x * 0.5, x, 3)
     assert torch.equal(out, kernels.triton_attention(plain, plain * 0.5, plain, 3))
-    assert torch.allclose(out, reference_attention(plain, plain * 0.5, plain, 3), atol=1e-5)
+    assert torch.allclose(
+        out, reference_attention(plain, plain * 0.5, plain, 3), atol=1e-5
+    )
 
 
 def test_backward_uses_the_selection_of_the_forward():
-    """Given a selection that keeps nothing but the query's own byte, the gradients are those of v alone."""
-    q, k, v, d_out = (torch.tensor(heads(i, (1, 1, 40, 16)), dtype=torch.float32, device=DEVICE) for i in range(4))
+    """Given a selection that keeps nothing but the query's own byte, the gradients are
+    those of v alone.
+    """
+    q, k, v, d_out = (
+        torch.tensor(heads(i, (1, 1, 40, 16)), dtype=torch.float32, device=DEVICE)
+        for i in range(4)
+    )
     kept = torch.zeros(1, 1, 40, 2, dtype=torch.int32, device=DEVICE)
     for t in range(40):
-        kept[0, 0, t, t // 32] = 1 << t % 32 if t % 32 < 31 else -2 ** 31
-    own = (q * k).sum(-1) / 4  # the only score of each row, so the log of the softmax's sum
+        kept[0, 0, t, t // 32] = 1 << t % 32 if t % 32 < 31 else -(2**31)
+    # the only score of each row, so the log of the softmax's sum
+    own = (q * k).sum(-1) / 4
     dq, dk, dv = kernels.backward_op(d_out, q, k, v, v.clone(), kept, own)
-    assert torch.allclose(dv, d_out, atol=1e-5) and dq.abs().max() < 1e-5 and dk.abs().max() < 1e-5
+    assert (
+        torch.allclose(dv, d_out, atol=1e-5)
+        and dq.abs().max() < 1e-5
+        and dk.abs().max() < 1e-5
+    )
 
 
 def test_saved_selection_is_one_bit_a_pair():
-    q = torch.tensor([3., 1, 2, 1]).view(1, 1, 4, 1).to(DEVICE)
-    k = torch.tensor([1., 2, 2, -1]).view(1, 1, 4, 1).to(DEVICE)
+    q = torch.tensor([3.0, 1, 2, 1]).view(1, 1, 4, 1).to(DEVICE)
+    k = torch.tensor([1.0, 2, 2, -1]).view(1, 1, 4, 1).to(DEVICE)
     _, kept, log_sums = kernels.topk_attention_op(q, k, q, 1)
-    assert kept.shape == (1, 1, 4, 1) and kept.flatten().tolist() == [0b1, 0b10, 0b110, 0b110]  # a tie keeps two
-    assert torch.allclose(log_sums.flatten().cpu(), torch.tensor([3, 2, 4 + np.log(2), 2 + np.log(2)]).float())
-    assert kernels.topk_attention_op(*[torch.ones(1, 1, 256, 16, device=DEVICE)] * 3, 16)[1].shape[-1] * 4 == 32
+    # a tie keeps two
+    assert kept.shape == (1, 1, 4, 1) and kept.flatten().tolist() == [
+        0b1,
+        0b10,
+        0b110,
+        0b110,
+    ]
+    assert torch.allclose(
+        log_sums.flatten().cpu(),
+        torch.tensor([3, 2, 4 + np.log(2), 2 + np.log(2)]).float(),
+    )
+    assert (
+        kernels.topk_attention_op(*[torch.ones(1, 1, 256, 16, device=DEVICE)] * 3, 16)[
+            1
+        ].shape[-1]
+        * 4
+        == 32
+    )
 
 
 @triton.jit
 def kth_of_rows(x, out, keep, ROWS: tl.constexpr, N: tl.constexpr):
     rows, columns = tl.arange(0, ROWS), tl.arange(0, N)
-    tl.store(out + rows, kernels.kth_largest(tl.load(x + rows[:, None] * N + columns[None, :]), keep))
+    tl.store(
+        out + rows,
+        kernels.kth_largest(tl.load(x + rows[:, None] * N + columns[None, :]), keep),
+    )
 
 
 @pytest.mark.parametrize("keep", [1, 5, 64])
 def test_kth_largest_of_any_floats(keep):
-    """Random bit patterns: tiny and huge, denormal, both zeros, both infinities, but no NaN."""
-    patterns = np.random.default_rng(keep).integers(0, 2 ** 32, (16, 64), dtype=np.uint32)
+    """Random bit patterns: tiny and huge, denormal, both zeros, both infinities, but no
+    NaN.
+    """
+    patterns = np.random.default_rng(keep).integers(0, 2**32, (16, 64), dtype=np.uint32)
     x = np.where(np.isnan(patterns.view(np.float32)), 0, patterns.view(np.float32))
-    x[0, :4], x[1, :8], x[2, :3] = (0.0, -0.0, np.inf, -np.inf), np.inf, (1e-45, -1e-45, 0.0)
+    x[0, :4], x[1, :8], x[2, :3] = (
+        (0.0, -0.0, np.inf, -np.inf),
+        np.inf,
+        (1e-45, -1e-45, 0.0),
+    )
     out = torch.empty(16, device=DEVICE)
     kth_of_rows[(1,)](torch.from_numpy(x).to(DEVICE), out, keep, ROWS=16, N=64)
     expected = np.sort(x, 1)[:, 64 - keep]
-    expected[expected == -np.inf] = np.nan  # nothing above -inf is left: everything is kept
+    # nothing above -inf is left: everything is kept
+    expected[expected == -np.inf] = np.nan
     assert np.array_equal(out.cpu().numpy(), expected, equal_nan=True)
 
 
 def test_torch_accepts_the_operator():
-    """Schema, fake tensors, autograd and what torch.compile does to it, by torch's own checker."""
-    q, k, v = (torch.tensor(heads(i, (1, 2, 20, 16)), dtype=torch.float32, device=DEVICE) for i in range(3))
+    """Schema, fake tensors, autograd and what torch.compile does to it, by torch's own
+    checker.
+    """
+    q, k, v = (
+        torch.tensor(heads(i, (1, 2, 20, 16)), dtype=torch.float32, device=DEVICE)
+        for i in range(3)
+    )
     out, *saved = kernels.topk_attention_op(q, k, v, 4)
-    torch.library.opcheck(kernels.backward_op, (out, q, k, v, out, *saved),
-                          test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        kernels.backward_op,
+        (out, q, k, v, out, *saved),
+        test_utils=("test_schema", "test_faketensor"),
+    )
     inputs = tuple(x.clone().requires_grad_() for x in (q, k, v))
-    assert set(torch.library.opcheck(kernels.topk_attention_op, (*inputs, 4)).values()) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(kernels.topk_attention_op, (*inputs, 4)).values()
+    ) == {"SUCCESS"}
 
 
 def test_a_compiled_model_has_no_graph_break_and_the_same_loss():
-    config = Config.from_dict({"model": {"d_model": 32, "n_blocks": 1, "n_heads": 2, "keep": 4, "context": 24}})
+    config = Config.from_dict(
+        {
+            "model": {
+                "d_model": 32,
+                "n_blocks": 1,
+                "n_heads": 2,
+                "keep": 4,
+                "context": 24,
+            }
+        }
+    )
     lm, ids = TilelliLM(config).to(DEVICE), torch.arange(24, device=DEVICE)[None]
     with torch.no_grad():
         wanted = float(lm.eval()(ids, ids))
@@ -201,26 +318,36 @@ def test_a_compiled_model_has_no_graph_break_and_the_same_loss():
     assert lm.blocks[0].attention.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"] + ["blocked"] * (DEVICE == "cpu"))
+@pytest.mark.parametrize(
+    "backend", ["triton", "reference"] + ["blocked"] * (DEVICE == "cpu")
+)
 def test_scores_stay_in_fp32_under_autocast(backend):
-    """The linear map gives bf16; from there on the result is that of the same bf16 numbers without autocast."""
+    """The linear map gives bf16; from there on the result is that of the same bf16
+    numbers without autocast.
+    """
     torch.manual_seed(3)
     layer = TopKAttention(32, 2, 4, backend).to(DEVICE)
     torch.nn.init.normal_(layer.weight, std=0.2)
     y = torch.randn(1, 12, 32, device=DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16):
         out = layer(y)
-    q, k, v = ((y.bfloat16() @ part.bfloat16().T).view(1, 12, 2, 16).transpose(1, 2).double()
-               for part in layer.weight.detach().chunk(3))
+    q, k, v = (
+        (y.bfloat16() @ part.bfloat16().T).view(1, 12, 2, 16).transpose(1, 2).double()
+        for part in layer.weight.detach().chunk(3)
+    )
     expected = reference_attention(q, k, v, 4).transpose(1, 2).reshape(1, 12, 32)
-    assert out.dtype == torch.bfloat16 and torch.allclose(out.double(), expected, rtol=0.01, atol=0.01)
+    assert out.dtype == torch.bfloat16 and torch.allclose(
+        out.double(), expected, rtol=0.01, atol=0.01
+    )
     out.float().sum().backward()
     assert layer.weight.grad.isfinite().all()
 
 
 def test_the_environment_decides_for_auto(monkeypatch):
     x, calls = torch.ones(1, 1, 4, 16, device=DEVICE), []
-    monkeypatch.setattr(kernels, "triton_attention", lambda *given: calls.append("triton"))
+    monkeypatch.setattr(
+        kernels, "triton_attention", lambda *given: calls.append("triton")
+    )
     monkeypatch.setenv("TILELLI_ATTENTION", "triton")
     topk_attention(x, x, x)
     monkeypatch.setenv("TILELLI_ATTENTION", "reference")
@@ -233,12 +360,22 @@ def test_the_environment_decides_for_auto(monkeypatch):
         topk_attention(x, x, x)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"shape": (1, 1, 1025, 16)}, "T = 1025 is above 1024"),
-    ({"shape": (1, 1, 4, 129)}, "a head width of 129 is above 128"),
-    ({"dtype": torch.float64}, "float64 is not among float32, float16 and bfloat16")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"shape": (1, 1, 1025, 16)}, "T = 1025 is above 1024"),
+        ({"shape": (1, 1, 4, 129)}, "a head width of 129 is above 128"),
+        (
+            {"dtype": torch.float64},
+            "float64 is not among float32, float16 and bfloat16",
+        ),
+    ],
+)
 def test_a_limit_is_named(change, message):
-    x = torch.zeros(size=change.get("shape", (1, 1, 4, 16)), dtype=change.get("dtype", torch.float32))
+    x = torch.zeros(
+        size=change.get("shape", (1, 1, 4, 16)),
+        dtype=change.get("dtype", torch.float32),
+    )
     with pytest.raises(TilelliError, match=message):
         topk_attention(x.to(DEVICE), x.to(DEVICE), x.to(DEVICE), backend="triton")
 
@@ -250,22 +387,43 @@ def test_tensors_that_do_not_fit_together_are_refused():
 
 
 def test_without_a_gpu_and_without_the_interpreter_it_says_so():
-    code = ("import torch; from tilelli_nb.attention import topk_attention\n"
-            "x = torch.zeros(1, 1, 4, 16)\n"
-            "try: topk_attention(x, x, x, backend='triton')\n"
-            "except Exception as error: print(type(error).__name__, error)")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert "ConfigError" in done.stdout and "TRITON_INTERPRET=1" in done.stdout, done.stderr
+    code = (
+        "import torch; from tilelli_nb.attention import topk_attention\n"
+        "x = torch.zeros(1, 1, 4, 16)\n"
+        "try: topk_attention(x, x, x, backend='triton')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    environment = {
+        key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert "ConfigError" in done.stdout and "TRITON_INTERPRET=1" in done.stdout, (
+        done.stderr
+    )
 
 
 def test_the_kernels_compile_for_real_cards():
-    """In a process of its own, without a GPU: tensor cores, and no more shared memory than an RTX A6000 has."""
+    """In a process of its own, without a GPU: tensor cores, and no more shared memory
+    than an RTX A6000 has.
+    """
     script = Path(__file__).parent / "scripts" / "compile_kernels.py"
     environment = os.environ | {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, "--widths", "48"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, script, "--widths", "48"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {(line[0], line[1]) for line in lines} == {
-        (kernel, f"sm_{capability}") for capability in (80, 86, 90)
-        for kernel in ("forward_kernel", "backward_queries_kernel", "backward_keys_kernel")}
+        (kernel, f"sm_{capability}")
+        for capability in (80, 86, 90)
+        for kernel in (
+            "forward_kernel",
+            "backward_queries_kernel",
+            "backward_keys_kernel",
+        )
+    }

@@ -1,6 +1,8 @@
-"""Five ternary codes in a byte: the values of the contract, all 243 bytes both ways, odd sizes, and what is refused.
+"""Five ternary codes in a byte: the values of the contract, all 243 bytes both ways,
+odd sizes, and what is refused.
 
-Nothing here is computed with the package's own powers of three: bytes are read and written as base-3 text.
+Nothing here is computed with the package's own powers of three: bytes are read and
+written as base-3 text.
 """
 
 import random
@@ -13,8 +15,17 @@ import tilelli_nb
 from tilelli_nb.errors import CheckpointError
 from tilelli_nb.ternary import pack, ternarize, unpack
 
-GOLDEN = [([1, 0, -1, 1, 1], [221]), ([-1] * 5, [0]), ([1] * 5, [242]), ([0, 1], [124]), ([0] * 5, [121]), ([], []),
-          ([0] * 6, [121, 121]), ([-1], [120]), ([1, 0, -1, 1, 1, 0, 1], [221, 124])]
+GOLDEN = [
+    ([1, 0, -1, 1, 1], [221]),
+    ([-1] * 5, [0]),
+    ([1] * 5, [242]),
+    ([0, 1], [124]),
+    ([0] * 5, [121]),
+    ([], []),
+    ([0] * 6, [121, 121]),
+    ([-1], [120]),
+    ([1, 0, -1, 1, 1, 0, 1], [221, 124]),
+]
 
 
 def as_text(codes):
@@ -24,13 +35,15 @@ def as_text(codes):
 
 def expected_bytes(codes):
     filled = [*codes, *[0] * (-len(codes) % 5)]
-    return [int(as_text(filled[i:i + 5]), 3) for i in range(0, len(filled), 5)]
+    return [int(as_text(filled[i : i + 5]), 3) for i in range(0, len(filled), 5)]
 
 
 @pytest.mark.parametrize("codes, packed", GOLDEN, ids=str)
 def test_golden(codes, packed):
     made = pack(torch.tensor(codes, dtype=torch.int8))
-    assert made.dtype == torch.uint8 and made.tolist() == packed == expected_bytes(codes)
+    assert made.dtype == torch.uint8 and made.tolist() == packed == expected_bytes(
+        codes
+    )
     back = unpack(torch.tensor(packed, dtype=torch.uint8), len(codes))
     assert back.dtype == torch.int8 and back.tolist() == codes
 
@@ -44,7 +57,9 @@ def test_all_243_bytes_both_ways():
     for byte in range(243):
         one = torch.tensor([byte], dtype=torch.uint8)
         codes = unpack(one, 5)
-        assert int(as_text(codes.tolist()), 3) == byte and pack(codes).tolist() == [byte]
+        assert int(as_text(codes.tolist()), 3) == byte and pack(codes).tolist() == [
+            byte
+        ]
 
 
 @pytest.mark.parametrize("length", [*range(1, 23), 99, 100, 101, 1000])
@@ -52,14 +67,24 @@ def test_any_length(length):
     rng = random.Random(length)
     codes = [rng.choice((-1, 0, 1)) for _ in range(length)]
     packed = pack(torch.tensor(codes))
-    assert packed.shape == (-(-length // 5),) and packed.tolist() == expected_bytes(codes)
+    assert packed.shape == (-(-length // 5),) and packed.tolist() == expected_bytes(
+        codes
+    )
     assert unpack(packed, length).tolist() == codes
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 3, 4), (5, 0), (1,), ()], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 7), (2, 3, 4), (5, 0), (1,), ()], ids=str
+)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64],
+    ids=str,
+)
 def test_shapes_and_types(shape, dtype):
-    codes = torch.randint(-1, 2, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    codes = torch.randint(-1, 2, shape, generator=torch.Generator().manual_seed(0)).to(
+        dtype
+    )
     back = unpack(pack(codes), shape)
     assert back.shape == codes.shape and torch.equal(back.to(dtype), codes)
 
@@ -78,13 +103,19 @@ def test_codes_and_scale_give_back_the_weight_that_was_used():
 
 
 def test_ternarizing_again_shrinks_the_scale_by_the_share_of_zeros():
-    codes, scale = ternarize(torch.randn(40, 33, generator=torch.Generator().manual_seed(0)).double())
+    codes, scale = ternarize(
+        torch.randn(40, 33, generator=torch.Generator().manual_seed(0)).double()
+    )
     again, smaller = ternarize(codes * scale)
     assert torch.equal(again, codes)
-    assert smaller.item() == pytest.approx(scale.item() * (1 - (codes == 0).double().mean().item()))
+    assert smaller.item() == pytest.approx(
+        scale.item() * (1 - (codes == 0).double().mean().item())
+    )
 
 
-@pytest.mark.parametrize("bad", [[2.0], [0.5], [-2.0], [float("nan")], [255.0], [0.0, 1.0, 3.0]], ids=str)
+@pytest.mark.parametrize(
+    "bad", [[2.0], [0.5], [-2.0], [float("nan")], [255.0], [0.0, 1.0, 3.0]], ids=str
+)
 def test_what_is_no_code_is_refused(bad):
     with pytest.raises(CheckpointError, match="other than -1, 0 and 1") as error:
         pack(torch.tensor(bad))

@@ -1,4 +1,6 @@
-"""The widgets of chapter 13: the traced text is the one that stream() writes, and the bars say what a draw would do."""
+"""The widgets of chapter 13: the traced text is the one that stream() writes, and the
+bars say what a draw would do.
+"""
 
 import math
 import re
@@ -13,9 +15,14 @@ from tilelli_nb.inference import Sampling
 
 @pytest.mark.parametrize("length", [0, 1, 5, 31, 32, 33, 90])
 def test_a_trace_is_the_stream_with_its_probabilities_and_pathways(length):
-    """Before, at and after the moment when the window of 32 is full; p and routes as one forward pass has them."""
+    """Before, at and after the moment when the window of 32 is full; p and routes as
+    one forward pass has them.
+    """
     lm = tiny(context=32)
-    ids, settings = random_ids(length), {"max_new": 40, "temperature": 1.0, "seed": 3, "stop": ()}
+    ids, settings = (
+        random_ids(length),
+        {"max_new": 40, "temperature": 1.0, "seed": 3, "stop": ()},
+    )
     traced = list(players.trace(lm.prepare(), ids, Sampling(**settings)))
     assert [byte for byte, *_ in traced] == list(lm.stream(ids, **settings))
     text = ids or [0]
@@ -32,17 +39,31 @@ def test_a_trace_is_the_stream_with_its_probabilities_and_pathways(length):
 def test_a_trace_ends_at_a_stop_byte():
     settings = {"temperature": 1.0, "seed": 3}
     model = tiny(context=32).prepare()
-    first = [byte for byte, *_ in players.trace(model, [7], Sampling(20, stop=(), **settings))]
-    assert [byte for byte, *_ in players.trace(model, [7], Sampling(20, stop=(first[5],), **settings))] == first[:5]
+    first = [
+        byte
+        for byte, *_ in players.trace(model, [7], Sampling(20, stop=(), **settings))
+    ]
+    assert [
+        byte
+        for byte, *_ in players.trace(
+            model, [7], Sampling(20, stop=(first[5],), **settings)
+        )
+    ] == first[:5]
 
 
 def test_the_text_shows_each_character_once_and_its_colours():
-    traced = [(byte, 1.0, [1.0, 0.0, 0.0]) for byte in "é<".encode()] + [(255, 0.5, [0.0, 0.5, 0.5])]
+    traced = [(byte, 1.0, [1.0, 0.0, 0.0]) for byte in "é<".encode()] + [
+        (255, 0.5, [0.0, 0.5, 0.5])
+    ]
     html = players.traced_text(b"a & b", traced)
     assert "<b>a &amp; b</b>" in html
-    spans = re.findall(r'<span style="background:(#\w+);border-bottom:4px solid (#\w+)">(.*?)</span>', html)
+    spans = re.findall(
+        r'<span style="background:(#\w+);border-bottom:4px solid (#\w+)">(.*?)</span>',
+        html,
+    )
     assert [text for *_, text in spans] == ["", "é", "&lt;", "\ufffd"]
-    assert spans[0][:2] == ("#FFFFFF", "#56B4E9")  # certain is white; the convolution's own colour
+    # certain is white; the convolution's own colour
+    assert spans[0][:2] == ("#FFFFFF", "#56B4E9")
     assert spans[3][1] == "#739E3A"  # half of #E69F00, half of #009E73
     assert "conv 75%" in html and "attention 12%" in html
     assert "conv 0%" in players.traced_text(b"", [])
@@ -53,16 +74,27 @@ def test_the_bars_tell_what_a_draw_would_do():
     logits[[32, 60, 200]] = torch.tensor([4.0, 2.0, 1.0]).log()
     svg = players.sampling_bars(logits, temperature=1.0, top_k=2, top_p=1.0)
     assert re.findall(r'text-anchor="end">(.*?)</text>', svg)[:6] == [
-        "space", "66.7%", "&lt;", "33.3%", "byte 200", "never"]
+        "space",
+        "66.7%",
+        "&lt;",
+        "33.3%",
+        "byte 200",
+        "never",
+    ]
     assert "2 of 256 bytes can be drawn" in svg
     assert "0.92 bits" in svg  # 2/3 log2(3/2) + 1/3 log2 3
-    assert "1 of 256 bytes can be drawn, and a draw is worth 0.00 bits" in players.sampling_bars(logits, 1.0, 256, 0.5)
+    assert (
+        "1 of 256 bytes can be drawn, and a draw is worth 0.00 bits"
+        in players.sampling_bars(logits, 1.0, 256, 0.5)
+    )
 
 
 def test_the_controls_change_what_is_shown(monkeypatch):
     shown, made = [], []
     monkeypatch.setattr(players, "_show_widget", made.append)
-    monkeypatch.setattr(players, "_show_html", lambda html: shown.append(html) or shown.append)
+    monkeypatch.setattr(
+        players, "_show_html", lambda html: shown.append(html) or shown.append
+    )
     players.sampling_player(torch.arange(256.0), top_k=3)
     made[0].children[1].value = 1
     assert "3 of 256" in shown[0] and "1 of 256" in shown[1]
@@ -72,14 +104,20 @@ def test_the_controls_change_what_is_shown(monkeypatch):
     box, _, button = made[1].children
     box.value = "xyz"
     button.click()
-    assert "<b>ab</b>" in shown[0] and all("<b>xyz</b>" in page for page in shown[1:]) and len(shown) >= 2
+    assert (
+        "<b>ab</b>" in shown[0]
+        and all("<b>xyz</b>" in page for page in shown[1:])
+        and len(shown) >= 2
+    )
     assert not button.disabled
 
 
 def test_without_ipywidgets_the_result_is_shown_all_the_same(monkeypatch):
     shown = []
     monkeypatch.setattr(players, "_ipywidgets", lambda: None)
-    monkeypatch.setattr(players, "_show_html", lambda html: shown.append(html) or shown.append)
+    monkeypatch.setattr(
+        players, "_show_html", lambda html: shown.append(html) or shown.append
+    )
     players.sampling_player(torch.arange(256.0))
     players.stream_text(tiny(context=32).prepare(), "ab", max_new=5)
     assert "<svg" in shown[0] and "<b>ab</b>" in shown[1]

@@ -1,4 +1,6 @@
-"""Prepared models: the same answers as the model's own forward, in every form of the weights, one byte at a time."""
+"""Prepared models: the same answers as the model's own forward, in every form of the
+weights, one byte at a time.
+"""
 
 import math
 from itertools import islice
@@ -16,16 +18,20 @@ from tilelli_nb.prepared import KINDS, Bf16Matrix, Int8Matrix, Matrix, int8_rows
 
 
 def windowed(lm, ids):
-    """Logits after each of ids, (n, 256), by the definition: full forwards over the windows of contract.md.
+    """Logits after each of ids, (n, 256), by the definition: full forwards over the
+    windows of contract.md.
 
-    The model is causal, so that one forward answers for all n whose window starts at the same byte.
+    The model is causal, so that one forward answers for all n whose window starts at
+    the same byte.
     """
     context, out = lm.config.model.context, []
     starts = [window_start(n, context) for n in range(1, len(ids) + 1)]
     for start in sorted(set(starts)):
         ends = [n for n, s in enumerate(starts, 1) if s == start]
         with torch.no_grad():
-            out.append(lm(torch.tensor([ids[start:ends[-1]]]))[0, ends[0] - start - 1:])
+            out.append(
+                lm(torch.tensor([ids[start : ends[-1]]]))[0, ends[0] - start - 1 :]
+            )
     return torch.cat(out)
 
 
@@ -44,33 +50,45 @@ def test_the_windows_are_the_ones_of_the_definition():
 @pytest.mark.parametrize("number", range(20))
 def test_float64_parity_at_every_position_of_20_prompts(number):
     """0 to 600 bytes; the widths, the heads and the number of kept keys vary."""
-    lengths = torch.randint(0, 601, (20,), generator=torch.Generator().manual_seed(3)).tolist()
+    lengths = torch.randint(
+        0, 601, (20,), generator=torch.Generator().manual_seed(3)
+    ).tolist()
     length = {0: 0, 1: 1, 2: 600}.get(number, lengths[number])
-    sizes = [{}, {"keep": 1, "conv_width": 1}, {"n_heads": 1, "n_blocks": 1}, {"keep": 200, "ffn_expand": 1}]
+    sizes = [
+        {},
+        {"keep": 1, "conv_width": 1},
+        {"n_heads": 1, "n_blocks": 1},
+        {"keep": 200, "ffn_expand": 1},
+    ]
     lm = tiny(number, **sizes[number % 4])
-    model, ids = lm.prepare(), random_ids(length, number) or [0]  # an empty prompt is an implied byte 0
+    # an empty prompt is an implied byte 0
+    model, ids = lm.prepare(), random_ids(length, number) or [0]
     assert model.dtype == torch.float64
     assert (by_steps(model, ids) - windowed(lm, ids)).abs().max() < 1e-9
     with torch.no_grad():
-        assert (model(torch.tensor([ids[:256]])) - lm(torch.tensor([ids[:256]]))).abs().max() < 1e-9
+        assert (
+            model(torch.tensor([ids[:256]])) - lm(torch.tensor([ids[:256]]))
+        ).abs().max() < 1e-9
     if length < 300:
         expected = list(ids)
         for _ in range(5):
             expected.append(int(oracle(lm, expected).argmax()))
         out = model.generate(ids if length else [], max_new=5, temperature=0, stop=())
-        assert out == expected[0 if length else 1:]
+        assert out == expected[0 if length else 1 :]
 
 
 def near_ties(lm, ids, gap=1e-4):
-    """Whether a byte's window, read in one go, holds a query whose k-th and next best score almost tie: (n,) bool."""
+    """Whether a byte's window, read in one go, holds a query whose k-th and next best
+    score almost tie: (n,) bool.
+    """
     flags, keep = torch.zeros(len(ids), dtype=torch.bool), lm.config.model.keep
-    h = (lm.token.weight[torch.tensor(ids)] + lm.position.weight[:len(ids)])[None]
+    h = (lm.token.weight[torch.tensor(ids)] + lm.position.weight[: len(ids)])[None]
     for block in lm.blocks:
         qkv = F.linear(block.norm(h), block.attention.weight)
         q, k, _ = qkv.view(len(ids), 3, lm.config.model.n_heads, -1).unbind(1)
         scores = torch.einsum("thd,shd->hts", q, k) / math.sqrt(q.shape[-1])
         for t in range(keep, len(ids)):
-            best = scores[:, t, :t + 1].topk(keep + 1).values
+            best = scores[:, t, : t + 1].topk(keep + 1).values
             if (best[:, -2] - best[:, -1]).min() < gap:
                 flags[t:] = True  # a later byte may read this one
                 break
@@ -91,7 +109,9 @@ def test_fp32_parity_with_near_ties_set_aside():
 
 
 def test_ties_are_all_kept():
-    """Keys of zero: every score ties with every other, so that attention is the mean of all values seen so far."""
+    """Keys of zero: every score ties with every other, so that attention is the mean of
+    all values seen so far.
+    """
     lm, ids = tiny(n_blocks=1), random_ids(30)
     lm.blocks[0].attention.weight.data[24:48] = 0
     model = lm.prepare()
@@ -106,7 +126,12 @@ def test_ties_are_all_kept():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_a_batch_do_not_depend_on_their_neighbours(kind):
-    lm = tiny(dtype=torch.float64 if kind == "fp32" else torch.float32, d_model=32, n_heads=4, context=32)
+    lm = tiny(
+        dtype=torch.float64 if kind == "fp32" else torch.float32,
+        d_model=32,
+        n_heads=4,
+        context=32,
+    )
     model = lm.prepare(kind)
     prompts = [random_ids(20, 1), random_ids(20, 2), random_ids(7, 3)]
     together = model.generate(prompts, max_new=30, seed=5, stop=())
@@ -117,7 +142,9 @@ def test_rows_of_a_batch_do_not_depend_on_their_neighbours(kind):
         logits.append(model.step(torch.tensor(pair), state))
     for row in (0, 1):
         alone = by_steps(model, prompts[row])
-        assert (torch.stack(logits)[:, row] - alone).abs().max() < (1e-9 if kind == "fp32" else 0.05)
+        assert (torch.stack(logits)[:, row] - alone).abs().max() < (
+            1e-9 if kind == "fp32" else 0.05
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,14 +183,20 @@ def test_a_float64_model_can_be_prepared_in_every_form(kind):
     lm, ids = tiny(d_model=32, n_heads=4), random_ids(12)
     model = lm.prepare(kind)
     assert model.dtype == (torch.float64 if kind == "fp32" else torch.float32)
-    assert bits(model(torch.tensor([ids]))[0], ids) == pytest.approx(bits(by_steps(model, ids), ids), abs=0.05)
+    assert bits(model(torch.tensor([ids]))[0], ids) == pytest.approx(
+        bits(by_steps(model, ids), ids), abs=0.05
+    )
 
 
 # The forms of the weights
 
+
 def test_int8_rows_by_hand():
-    codes, scale = int8_rows(torch.tensor([[1.27, -0.50, 0.004], [0.0, 0, 0], [-254, 127, 1]]))
-    assert codes.tolist() == [[127, -50, 0], [0, 0, 0], [-127, 64, 0]]  # 63.5 is rounded to even
+    codes, scale = int8_rows(
+        torch.tensor([[1.27, -0.50, 0.004], [0.0, 0, 0], [-254, 127, 1]])
+    )
+    # 63.5 is rounded to even
+    assert codes.tolist() == [[127, -50, 0], [0, 0, 0], [-127, 64, 0]]
     assert scale[0].item() == pytest.approx(0.01) and scale[2].item() == 2
 
 
@@ -171,28 +204,41 @@ def test_int8_rows_by_hand():
 @pytest.mark.parametrize("shape", [(7, 32), (33, 48), (5, 3), (50, 20)])
 def test_a_product_in_every_form(rows, shape):
     g = torch.Generator().manual_seed(0)
-    weight, y = torch.randn(shape, generator=g), torch.randn(rows, shape[1], generator=g)
+    weight, y = (
+        torch.randn(shape, generator=g),
+        torch.randn(rows, shape[1], generator=g),
+    )
     codes, scale = int8_rows(weight)
-    forms = {Matrix(weight): weight, Bf16Matrix(weight.bfloat16()): weight.bfloat16().float(),
-             Int8Matrix(codes, scale): codes * scale[:, None]}
+    forms = {
+        Matrix(weight): weight,
+        Bf16Matrix(weight.bfloat16()): weight.bfloat16().float(),
+        Int8Matrix(codes, scale): codes * scale[:, None],
+    }
     for matrix, meant in forms.items():
         expected = y.double() @ meant.double().t()
         for out in (None, torch.empty(rows, shape[0])):
             result = matrix(y, out=out)
             assert result.dtype == torch.float32 and (out is None or result is out)
-            assert (result - expected).norm() <= (1e-6 if type(matrix) is Matrix else 6e-3) * expected.norm()
+            assert (result - expected).norm() <= (
+                1e-6 if type(matrix) is Matrix else 6e-3
+            ) * expected.norm()
 
 
 def test_ternary_keeps_the_codes_and_the_scale():
     lm = tiny(dtype=torch.float32, d_model=32, n_heads=4)
     model = lm.prepare("ternary")
     for block, prepared in zip(lm.blocks, model.blocks, strict=True):
-        for layer, matrix, first in ((block.ffn.up, prepared.into, 3 * 32), (block.ffn.down, prepared.down, 0)):
+        for layer, matrix, first in (
+            (block.ffn.up, prepared.into, 3 * 32),
+            (block.ffn.down, prepared.down, 0),
+        ):
             alpha = layer.weight.abs().mean()
             codes = (layer.weight / alpha).round().clamp(-1, 1)
             rows = slice(first, first + len(codes))
             assert torch.equal(matrix.weight[rows].float(), codes)
-            assert torch.allclose(matrix.scale[rows] * math.sqrt(2), alpha.expand(len(codes)), rtol=1e-6)
+            assert torch.allclose(
+                matrix.scale[rows] * math.sqrt(2), alpha.expand(len(codes)), rtol=1e-6
+            )
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +252,18 @@ def held_out():
 
 
 def bits(logits, ids):
-    return F.cross_entropy(logits[:-1].double(), torch.tensor(ids[1:])).item() / math.log(2)
+    return F.cross_entropy(
+        logits[:-1].double(), torch.tensor(ids[1:])
+    ).item() / math.log(2)
 
 
-@pytest.mark.parametrize("kind,allowed", [("fp32", 1e-4), ("bf16", 0.01), ("int8", 0.01), ("ternary", 0.01)])
+@pytest.mark.parametrize(
+    "kind,allowed", [("fp32", 1e-4), ("bf16", 0.01), ("int8", 0.01), ("ternary", 0.01)]
+)
 def test_bits_per_byte_of_every_form(nano, held_out, kind, allowed):
-    """On held-out stories, by steps and all at once, within 0.01 of the model itself."""
+    """On held-out stories, by steps and all at once, within 0.01 of the model
+    itself.
+    """
     model, expected = nano.prepare(kind), bits(windowed(nano, held_out), held_out)
     assert abs(bits(by_steps(model, held_out), held_out) - expected) < allowed
     text = bytes(held_out[1:])

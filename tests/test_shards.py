@@ -1,4 +1,6 @@
-"""Shards: the stream, the split, the manifest, resuming a killed writer, and refusing what was altered."""
+"""Shards: the stream, the split, the manifest, resuming a killed writer, and refusing
+what was altered.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,9 @@ from tilelli_nb.shards import is_held_out, open_corpus
 
 
 def documents(n=200):
-    return [f"document {i}: " + "words and more words. " * (i % 7 + 1) for i in range(n)]
+    return [
+        f"document {i}: " + "words and more words. " * (i % 7 + 1) for i in range(n)
+    ]
 
 
 def held_out(document):
@@ -22,10 +26,16 @@ def held_out(document):
 def test_the_stream_is_document_zero_document_zero(tmp_path):
     texts = documents()
     shards = prepare_shards(texts, tmp_path / "s", "made here")
-    assert shards.train.read() == b"".join(t.encode() + b"\0" for t in texts if not held_out(t))
-    assert shards.val.read() == b"".join(t.encode() + b"\0" for t in texts if held_out(t))
+    assert shards.train.read() == b"".join(
+        t.encode() + b"\0" for t in texts if not held_out(t)
+    )
+    assert shards.val.read() == b"".join(
+        t.encode() + b"\0" for t in texts if held_out(t)
+    )
     assert len(shards.val.read(10)) == 10
-    assert any(map(is_held_out, texts)) and [is_held_out(t) for t in texts] == [held_out(t) for t in texts]
+    assert any(map(is_held_out, texts)) and [is_held_out(t) for t in texts] == [
+        held_out(t) for t in texts
+    ]
 
 
 def test_many_small_shards_hold_the_same_stream(tmp_path):
@@ -37,7 +47,9 @@ def test_many_small_shards_hold_the_same_stream(tmp_path):
 
 
 def test_nuls_are_dropped_and_empty_documents_leave_no_separator(tmp_path):
-    shards = prepare_shards(["a\0b", "", "\0", "c", "d"], tmp_path / "s", "x", val_documents=["v"])
+    shards = prepare_shards(
+        ["a\0b", "", "\0", "c", "d"], tmp_path / "s", "x", val_documents=["v"]
+    )
     assert shards.train.read() == b"ab\0c\0d\0" and shards.val.read() == b"v\0"
 
 
@@ -71,13 +83,20 @@ def test_a_killed_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
     prepare_shards(texts, tmp_path / "resumed", "x", shard_bytes=2000)
     files = sorted(p.name for p in (tmp_path / "whole").iterdir())
     assert files == sorted(p.name for p in (tmp_path / "resumed").iterdir())
-    assert all((tmp_path / "whole" / f).read_bytes() == (tmp_path / "resumed" / f).read_bytes() for f in files)
+    assert all(
+        (tmp_path / "whole" / f).read_bytes() == (tmp_path / "resumed" / f).read_bytes()
+        for f in files
+    )
 
 
 def test_the_manifest_says_what_the_files_are(tmp_path):
     shards = prepare_shards(documents(), tmp_path / "s", "made here", revision="r1")
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
-    assert (manifest["source"], manifest["revision"], manifest["complete"]) == ("made here", "r1", True)
+    assert (manifest["source"], manifest["revision"], manifest["complete"]) == (
+        "made here",
+        "r1",
+        True,
+    )
     for shard in manifest["shards"]:
         data = (tmp_path / "s" / shard["file"]).read_bytes()
         assert (shard["bytes"], shard["documents"]) == (len(data), data.count(b"\0"))
@@ -115,15 +134,23 @@ def test_batches_are_windows_of_the_training_side(tmp_path):
     x, targets = shards.batch(40, 32, generator)
     assert x.shape == targets.shape == (40, 32) and x.dtype == torch.long
     for row, ahead in zip(x.tolist(), targets.tolist(), strict=True):
-        assert row[1:] == ahead[:-1] and any(bytes([*row, ahead[-1]]) in stream for stream in streams)
+        assert row[1:] == ahead[:-1] and any(
+            bytes([*row, ahead[-1]]) in stream for stream in streams
+        )
     again, _ = shards.batch(40, 32, torch.Generator().manual_seed(3))
-    assert torch.equal(x, again) and not torch.equal(x, shards.batch(40, 32, generator)[0])
+    assert torch.equal(x, again) and not torch.equal(
+        x, shards.batch(40, 32, generator)[0]
+    )
 
 
 def test_every_window_can_be_drawn(tmp_path):
     shards = prepare_shards(["abcdefgh", "x"], tmp_path / "s", "x", val_documents=["v"])
-    drawn = {bytes(row) for row in shards.batch(2000, 8, torch.Generator().manual_seed(0))[0].tolist()}
-    assert drawn == {b"abcdefgh", b"bcdefgh\0", b"cdefgh\0x"}  # 11 bytes: three windows of 8 + 1
+    drawn = {
+        bytes(row)
+        for row in shards.batch(2000, 8, torch.Generator().manual_seed(0))[0].tolist()
+    }
+    # 11 bytes: three windows of 8 + 1
+    assert drawn == {b"abcdefgh", b"bcdefgh\0", b"cdefgh\0x"}
 
 
 def test_a_corpus_shorter_than_the_context_is_an_error(tmp_path):
@@ -137,7 +164,11 @@ def test_a_file_opens_as_a_corpus_and_a_changed_one_anew(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("\n\n".join(documents()))
     first = open_corpus("mine.txt")
     assert first.folder.parent.name == "data" and first.manifest["source"] == "mine.txt"
-    assert open_corpus("mine.txt").folder == first.folder == open_corpus(first.folder).folder
+    assert (
+        open_corpus("mine.txt").folder
+        == first.folder
+        == open_corpus(first.folder).folder
+    )
     (tmp_path / "mine.txt").write_text("\n\n".join(documents(300)))
     assert open_corpus("mine.txt").folder != first.folder
 
@@ -147,7 +178,9 @@ def test_a_folder_with_its_own_split_keeps_it(tmp_path, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
     for name, texts in (("train", ["one", "two"]), ("val", ["three"])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": t}) + "\n" for t in texts)
+        )
     shards = open_corpus(folder)
     assert (shards.train.read(), shards.val.read()) == (b"one\0two\0", b"three\0")
 
@@ -160,7 +193,11 @@ def test_about_one_document_in_twenty_is_held_out():
 def test_stories_that_have_changed_make_new_shards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = {"word": "fox"}
-    monkeypatch.setattr(corpora, "stories", lambda seed: (f"The {told['word']} told story {i}." for i in range(10**6)))
+    monkeypatch.setattr(
+        corpora,
+        "stories",
+        lambda seed: (f"The {told['word']} told story {i}." for i in range(10**6)),
+    )
     first = open_corpus("stories", megabytes=0.01)
     assert open_corpus("stories", megabytes=0.01).folder == first.folder
     told["word"] = "owl"

@@ -1,4 +1,6 @@
-"""The site builds without a warning, and its pages behave in Chromium: wide and narrow, light and dark, offline."""
+"""The site builds without a warning, and its pages behave in Chromium: wide and narrow,
+light and dark, offline.
+"""
 
 import functools
 import http.server
@@ -22,27 +24,50 @@ import pairs
 
 PAGES = checks.toc_files()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, worker_id):
-    """The finished build process and the folder with the site, made anew with every warning an error.
+    """The finished build process and the folder with the site, made anew with every
+    warning an error.
 
     Workers of one run share it: the first to come builds, the others wait.
     """
-    shared = tmp_path_factory.getbasetemp().parent if worker_id != "master" else tmp_path_factory.getbasetemp()
+    shared = (
+        tmp_path_factory.getbasetemp().parent
+        if worker_id != "master"
+        else tmp_path_factory.getbasetemp()
+    )
     out, result = shared / "site", shared / "site.json"
     with FileLock(shared / "site.lock"):
         if not result.exists():
             offline.fetch()
             program = Path(sys.executable).with_name("jupyter-book")
-            command = [program, "build", pairs.ROOT, "--path-output", out, "-n", "-W", "--keep-going"]
+            command = [
+                program,
+                "build",
+                pairs.ROOT,
+                "--path-output",
+                out,
+                "-n",
+                "-W",
+                "--keep-going",
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             result.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
-    return subprocess.CompletedProcess([], *json.loads(result.read_text())), out / "_build" / "html"
+    return subprocess.CompletedProcess(
+        [], *json.loads(result.read_text())
+    ), out / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +75,14 @@ def site(build):
     """The address of the site, served on this machine."""
     done, html = build
     assert (html / "index.html").exists(), done.stdout[-2000:] + done.stderr[-4000:]
-    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(html)))
+    handler = type(
+        "Quiet",
+        (http.server.SimpleHTTPRequestHandler,),
+        {"log_message": lambda *_: None},
+    )
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(html))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -59,7 +90,9 @@ def site(build):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A running Chromium. Without one the browser tests are skipped, but with CI=true they fail."""
+    """A running Chromium. Without one the browser tests are skipped, but with CI=true
+    they fail.
+    """
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not program:
         reason = "the browser tests need Chromium: apt-get install chromium"
@@ -70,14 +103,20 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PAGES])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PAGES],
+)
 def page(request, chromium, site):
     """Every page, loaded once, wide and light. Nothing outside the site is reachable.
 
-    It carries its `name` and two lists: `asked`, the addresses outside that it wanted, and `errors`, what the console
-    said. A test that changes the window or the scheme puts them back.
+    It carries its `name` and two lists: `asked`, the addresses outside that it wanted,
+    and `errors`, what the console said. A test that changes the window or the scheme
+    puts them back.
     """
-    context = chromium.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
+    context = chromium.new_context(
+        viewport=WIDE, color_scheme="light", reduced_motion="reduce"
+    )
     page = context.new_page()
     page.name, page.asked, page.errors = request.param, [], []
 
@@ -88,26 +127,43 @@ def page(request, chromium, site):
         return route.abort()
 
     context.route("**/*", gate)
-    page.on("response", lambda answer: page.errors.append(answer.url) if answer.status >= 400 else None)
+    page.on(
+        "response",
+        lambda answer: page.errors.append(answer.url) if answer.status >= 400 else None,
+    )
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.errors.append(message.text) if message.type == "error" else None
+        ),
+    )
     page.goto(f"{site}/{page.name}.html", wait_until="load")
     page.wait_for_load_state("networkidle")
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")  # look inside hints too
+    # look inside hints too
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     yield page
     context.close()
 
 
 def test_the_build_is_clean(build):
     done, html = build
-    warnings = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"WARNING|ERROR", line)]
+    warnings = [
+        line
+        for line in (done.stdout + done.stderr).splitlines()
+        if re.search(r"WARNING|ERROR", line)
+    ]
     assert warnings == [] and done.returncode == 0
     assert all((html / f"{page}.html").exists() for page in PAGES)
 
 
 def test_nothing_but_the_book_is_in_the_site(build):
     _, html = build
-    made = {p.relative_to(html).with_suffix("").as_posix() for p in html.rglob("*.html") if "_static" not in p.parts}
+    made = {
+        p.relative_to(html).with_suffix("").as_posix()
+        for p in html.rglob("*.html")
+        if "_static" not in p.parts
+    }
     assert made - set(PAGES) <= {"index", "genindex", "search"}
 
 
@@ -131,7 +187,9 @@ def test_maths_is_typeset(page):
         pytest.skip("no maths on this page")
     if not offline.present():
         pytest.skip("MathJax comes from a CDN")
-    page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    page.wait_for_function(
+        "window.MathJax && MathJax.startup && MathJax.startup.promise"
+    )
     page.evaluate("MathJax.startup.promise.then(() => true)")
     assert page.locator(".math mjx-container").count() >= formulas
     assert page.locator("mjx-merror").count() == 0
@@ -142,8 +200,11 @@ def test_widgets_are_shown(page):
     views = 0
     if notebook.exists():
         cells = pairs.read_notebook(notebook).cells
-        views = sum("application/vnd.jupyter.widget-view+json" in output.get("data", {})
-                    for cell in cells for output in cell.get("outputs", []))
+        views = sum(
+            "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            for cell in cells
+            for output in cell.get("outputs", [])
+        )
     if not views:
         pytest.skip("no widget on this page")
     if not offline.present():
@@ -153,17 +214,23 @@ def test_widgets_are_shown(page):
 
 
 def test_every_picture_is_described(page):
-    bare = page.evaluate("[...document.querySelectorAll('.bd-article img')].filter(i => !i.alt.trim()).map(i => i.src)")
-    broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+    bare = page.evaluate(
+        "[...document.querySelectorAll('.bd-article img')].filter(i => !i.alt.trim()).map(i => i.src)"
+    )
+    broken = page.evaluate(
+        "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
+    )
     assert bare == [] and broken == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_readable_in_both_schemes(page, scheme):
-    """The page follows the reader's scheme, and axe finds nothing serious: names, labels, structure, contrast.
+    """The page follows the reader's scheme, and axe finds nothing serious: names,
+    labels, structure, contrast.
 
-    Only contrast can differ between the schemes, so in the dark only that is looked at again. A page of source code
-    has ten thousand coloured words in fifty colours: one word of each colour and background stays, the rest is plain.
+    Only contrast can differ between the schemes, so in the dark only that is looked at
+    again. A page of source code has ten thousand coloured words in fifty colours: one
+    word of each colour and background stays, the rest is plain.
     """
     page.evaluate("""() => {
         const seen = new Set();
@@ -177,14 +244,27 @@ def test_page_is_readable_in_both_schemes(page, scheme):
     page.emulate_media(color_scheme=scheme)
     try:
         page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
-        red, green, blue = map(float, re.findall(r"[\d.]+", page.evaluate(
-            "getComputedStyle(document.body).backgroundColor"))[:3])
-        assert (0.2126 * red + 0.7152 * green + 0.0722 * blue > 128) == (scheme == "light")
+        red, green, blue = map(
+            float,
+            re.findall(
+                r"[\d.]+",
+                page.evaluate("getComputedStyle(document.body).backgroundColor"),
+            )[:3],
+        )
+        assert (0.2126 * red + 0.7152 * green + 0.0722 * blue > 128) == (
+            scheme == "light"
+        )
         rules = {} if scheme == "light" else {"runOnly": ["color-contrast"]}
-        answer = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response
+        answer = (
+            Axe().run(page, options={"resultTypes": ["violations"], **rules}).response
+        )
     finally:
         page.emulate_media(color_scheme="light")
-    found = [violation for violation in answer["violations"] if violation["impact"] in ("serious", "critical")]
+    found = [
+        violation
+        for violation in answer["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
     assert [(v["id"], [n["html"][:200] for n in v["nodes"][:4]]) for v in found] == []
 
 

@@ -45,6 +45,7 @@ def test_the_stream_holds_half_a_character_back():
 def test_streams_of_random_bytes_join_to_the_decoded_text():
     rng = random.Random(0)
     for _ in range(300):
-        kinds = (0, 256), (0xC0, 0xF8), (0x80, 0xC0)  # any byte, the first of a character, one of the others
+        # any byte, the first of a character, one of the others
+        kinds = (0, 256), (0xC0, 0xF8), (0x80, 0xC0)
         ids = [rng.randrange(*rng.choice(kinds)) for _ in range(20)]
         assert "".join(tok.stream(ids)) == bytes(ids).decode("utf-8", errors="replace")

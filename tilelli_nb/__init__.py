@@ -1,4 +1,6 @@
-"""tilelli_nb: the support package of the book. One module a chapter; names load when they are first used."""
+"""tilelli_nb: the support package of the book. One module a chapter; names load when
+they are first used.
+"""
 
 from importlib import import_module
 

@@ -1,4 +1,6 @@
-"""Pathway 2: sparse attention. Each query keeps its k best visible scores and forgets the rest."""
+"""Pathway 2: sparse attention. Each query keeps its k best visible scores and forgets
+the rest.
+"""
 
 import math
 import os
@@ -15,64 +17,89 @@ from torch.autograd.function import once_differentiable
 from .errors import ConfigError, MissingDependency
 
 POOL = ThreadPoolExecutor()  # its threads begin when they are first needed
-ROWS, HEADS = 64, 64  # of a block: large enough for the matrix product, small enough for the cache
+# of a block: large enough for the matrix product, small enough for the cache
+ROWS, HEADS = 64, 64
 
 
-def topk_attention(q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str = "auto") -> Tensor:
-    """Causal attention over the `keep` best visible keys of each query; ties at the threshold are all kept.
+def topk_attention(
+    q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str = "auto"
+) -> Tensor:
+    """Causal attention over the `keep` best visible keys of each query; ties at the
+    threshold are all kept.
 
-    q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and differentiable all the way),
-    "blocked" (the same on the CPU in about half the time), "triton" (the kernel of chapter 5) or "auto": the kernel on
-    CUDA where it fits, blocked on the CPU, else the reference. TILELLI_ATTENTION in the environment decides for "auto".
-    Scores and softmax are in fp32 or better. Raises ConfigError for a backend that is not there or keep < 1,
-    MissingDependency without Triton. After Gupta et al. 2021, arXiv:2106.06899.
+    q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and
+    differentiable all the way), "blocked" (the same on the CPU in about half the time),
+    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA where it fits,
+    blocked on the CPU, else the reference. TILELLI_ATTENTION in the environment decides
+    for "auto". Scores and softmax are in fp32 or better. Raises ConfigError for a
+    backend that is not there or keep < 1, MissingDependency without Triton. After Gupta
+    et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
-        raise ConfigError(f"keep = {keep}: a query must keep at least one key", "set keep to 1 or more, e.g. 16")
+        raise ConfigError(
+            f"keep = {keep}: a query must keep at least one key",
+            "set keep to 1 or more, e.g. 16",
+        )
     if backend == "auto":
         backend = os.environ.get("TILELLI_ATTENTION") or best_backend(q, k, v)
-    with torch.autocast(q.device.type, enabled=False):  # it would take the scores' product down to bf16
+    # it would take the scores' product down to bf16
+    with torch.autocast(q.device.type, enabled=False):
         if backend == "reference":
             return reference_attention(q, k, v, keep)
         if backend == "blocked" and q.device.type == "cpu":
             return BlockedAttention.apply(q, k, v, keep)
         if backend == "triton":
             return load_kernels().triton_attention(q, k, v, keep)
-    raise ConfigError(f"there is no attention backend {backend!r} on {q.device.type}",
-                      'use "auto", "reference", "triton" or, on a CPU, "blocked"')
+    raise ConfigError(
+        f"there is no attention backend {backend!r} on {q.device.type}",
+        'use "auto", "reference", "triton" or, on a CPU, "blocked"',
+    )
 
 
 def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """What "auto" means for these tensors."""
     if q.device.type == "cpu":
         return "blocked"
-    fits = q.device.type == "cuda" and find_spec("triton") and not load_kernels().why_not(q, k, v)
+    fits = (
+        q.device.type == "cuda"
+        and find_spec("triton")
+        and not load_kernels().why_not(q, k, v)
+    )
     return "triton" if fits else "reference"
 
 
 def load_kernels():
-    """The module of the kernel, imported when it is first needed. Raises MissingDependency without Triton."""
+    """The module of the kernel, imported when it is first needed. Raises
+    MissingDependency without Triton.
+    """
     try:
         from . import kernels
     except ModuleNotFoundError as error:
-        raise MissingDependency("the attention kernel needs Triton, which exists for Linux only",
-                                'use backend="reference", or on Linux: pip install triton') from error
+        raise MissingDependency(
+            "the attention kernel needs Triton, which exists for Linux only",
+            'use backend="reference", or on Linux: pip install triton',
+        ) from error
     return kernels
 
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
     """The rule, line by line; shapes as in topk_attention."""
     T = q.shape[2]
-    scores = at_least_fp32(q) @ at_least_fp32(k).transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    # (B, H, T, T)
+    scores = (
+        at_least_fp32(q) @ at_least_fp32(k).transpose(-2, -1) / math.sqrt(q.shape[-1])
+    )
     visible = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
     scores = scores.masked_fill(~visible, -math.inf)
-    kth = scores.topk(min(keep, T)).values[..., -1:]  # (B, H, T, 1); -inf where fewer than `keep` are visible
+    # (B, H, T, 1); -inf where fewer than `keep` are visible
+    kth = scores.topk(min(keep, T)).values[..., -1:]
     weights = scores.masked_fill(scores < kth, -math.inf).softmax(-1)
     return weights.to(v.dtype) @ v
 
 
 class BlockedAttention(torch.autograd.Function):
-    """The same rule, 64 queries of a few sequences at a time against only the keys that they can see.
+    """The same rule, 64 queries of a few sequences at a time against only the keys that
+    they can see.
 
     The backward pass is by hand.
     """
@@ -84,19 +111,28 @@ class BlockedAttention(torch.autograd.Function):
         future = out.new_full((ROWS, ROWS), -math.inf).triu(1)
         saved = []
         for some in blocks(B, HEADS // H):
-            qs, ks, vs = (at_least_fp32(x[some]).flatten(0, 1) for x in (q, k, v))  # (heads, T, D_h)
+            # (heads, T, D_h)
+            qs, ks, vs = (at_least_fp32(x[some]).flatten(0, 1) for x in (q, k, v))
             tables = []
             for rows in blocks(T, ROWS):
                 size = rows.stop - rows.start
-                scores = scaled_bmm(qs[:, rows], ks[:, :rows.stop].mT, scale)  # (heads, rows, seen)
+                # (heads, rows, seen)
+                scores = scaled_bmm(qs[:, rows], ks[:, : rows.stop].mT, scale)
                 scores[..., rows].tril_().add_(future[:size, :size])
                 tables.append(scores)
             saved += qs, ks, vs
-            for rows, scores, kth in zip(blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True):
-                dropped = torch.lt(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
-                scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)  # several times as fast as a masked_fill
-                weights = torch.softmax(scores, -1, out=dropped)  # in memory that is free again
-                out[some, :, rows] = torch.bmm(weights, vs[:, :rows.stop]).unflatten(0, (-1, H))
+            for rows, scores, kth in zip(
+                blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True
+            ):
+                # 1.0 or 0.0
+                dropped = torch.lt(scores, kth, out=torch.empty_like(scores))
+                # several times as fast as a masked_fill
+                scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)
+                # in memory that is free again
+                weights = torch.softmax(scores, -1, out=dropped)
+                out[some, :, rows] = torch.bmm(weights, vs[:, : rows.stop]).unflatten(
+                    0, (-1, H)
+                )
                 saved.append(weights)
         ctx.save_for_backward(out, *saved)
         ctx.inputs = [(x.shape[-1], x.dtype) for x in (q, k, v)]
@@ -105,29 +141,46 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor):
-        """Only the kept pairs have weight, so only they carry gradient: the forward's selection is the backward's."""
+        """Only the kept pairs have weight, so only they carry gradient: the forward's
+        selection is the backward's.
+        """
         out, *saved = ctx.saved_tensors
         B, H, T, _ = out.shape
         dq, dk, dv = (empty_for_joining(out, width) for width, _ in ctx.inputs)
-        d_out, scale, saved = d_out.to(out.dtype), 1 / math.sqrt(dq.shape[-1]), iter(saved)
-        shrink = (d_out * out).sum(-1, keepdim=True)  # (B, H, T, 1): softmax' = p * (dp - sum p dp)
+        d_out, scale, saved = (
+            d_out.to(out.dtype),
+            1 / math.sqrt(dq.shape[-1]),
+            iter(saved),
+        )
+        # (B, H, T, 1): softmax' = p * (dp - sum p dp)
+        shrink = (d_out * out).sum(-1, keepdim=True)
         for some in blocks(B, HEADS // H):
             g, shrinks = (x[some].flatten(0, 1) for x in (d_out, shrink))
             qs, ks, vs, *all_weights = islice(saved, 3 + len(blocks(T, ROWS)))
-            dks, dvs = torch.empty_like(ks), torch.empty_like(vs)  # and so they stay where there is no query
-            for rows, weights in reversed([*zip(blocks(T, ROWS), all_weights, strict=True)]):
+            # and so they stay where there is no query
+            dks, dvs = torch.empty_like(ks), torch.empty_like(vs)
+            for rows, weights in reversed(
+                [*zip(blocks(T, ROWS), all_weights, strict=True)]
+            ):
                 seen = slice(0, rows.stop)
                 d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
                 d_scores = d_weights.sub_(shrinks[:, rows]).mul_(weights)
-                dq[some, :, rows] = scaled_bmm(d_scores, ks[:, seen], scale).unflatten(0, (-1, H))
-                new_dks, new_dvs = scaled_bmm(d_scores.mT, qs[:, rows], scale), torch.bmm(weights.mT, g[:, rows])
+                dq[some, :, rows] = scaled_bmm(d_scores, ks[:, seen], scale).unflatten(
+                    0, (-1, H)
+                )
+                new_dks, new_dvs = (
+                    scaled_bmm(d_scores.mT, qs[:, rows], scale),
+                    torch.bmm(weights.mT, g[:, rows]),
+                )
                 if rows.stop == T:  # the last queries come first: they see all keys
                     dks, dvs = new_dks, new_dvs
                 else:
                     dks[:, seen] += new_dks
                     dvs[:, seen] += new_dvs
             dk[some], dv[some] = dks.unflatten(0, (-1, H)), dvs.unflatten(0, (-1, H))
-        return *(d.to(dtype) for d, (_, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)), None
+        return *(
+            d.to(dtype) for d, (_, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)
+        ), None
 
 
 def blocks(length: int, size: int) -> list[slice]:
@@ -137,7 +190,9 @@ def blocks(length: int, size: int) -> list[slice]:
 
 
 def empty_for_joining(x: Tensor, width: int) -> Tensor:
-    """Room for (B, H, T, width) beside x, with a byte's heads side by side in memory: joining them moves nothing."""
+    """Room for (B, H, T, width) beside x, with a byte's heads side by side in memory:
+    joining them moves nothing.
+    """
     B, H, T, _ = x.shape
     return x.new_empty(B, T, H, width).transpose(1, 2)
 
@@ -148,22 +203,30 @@ def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def kth_largest(tables: list[Tensor], keep: int) -> list[Tensor]:
-    """The keep-th largest of each row, or its smallest if a row is shorter: (..., n) on the CPU -> (..., 1) for each.
+    """The keep-th largest of each row, or its smallest if a row is shorter: (..., n) on
+    the CPU -> (..., 1) for each.
 
-    NumPy's partition does several numbers per instruction and takes a fraction of the time of torch.topk; it lets go of
-    Python's lock, so that threads can share the rows. All tables come at once, since to wake a thread takes time, too.
+    NumPy's partition does several numbers per instruction and takes a fraction of the
+    time of torch.topk; it lets go of Python's lock, so that threads can share the rows.
+    All tables come at once, since to wake a thread takes time, too.
     """
     found = [table.new_empty(*table.shape[:-1], 1) for table in tables]
-    pieces = [[x.flatten(0, -2).split(1024) for x in both] for both in zip(tables, found, strict=True)]
-    jobs = [piece for both in pieces[::-1] for piece in zip(*both, strict=True)]  # long rows first
+    pieces = [
+        [x.flatten(0, -2).split(1024) for x in both]
+        for both in zip(tables, found, strict=True)
+    ]
+    # long rows first
+    jobs = [piece for both in pieces[::-1] for piece in zip(*both, strict=True)]
     todo = iter(jobs)
 
     def work():
         for rows, kth in todo:  # each piece goes to whichever thread asks first
             place = max(rows.shape[1] - keep, 0)  # where it stands in ascending order
-            kth.numpy()[:] = np.partition(rows.numpy(), place)[:, place:place + 1]
+            kth.numpy()[:] = np.partition(rows.numpy(), place)[:, place : place + 1]
 
-    helpers = [POOL.submit(work) for _ in range(min(torch.get_num_threads(), len(jobs)) - 1)]
+    helpers = [
+        POOL.submit(work) for _ in range(min(torch.get_num_threads(), len(jobs)) - 1)
+    ]
     work()
     for helper in helpers:
         helper.result()
@@ -176,7 +239,9 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 class KeyValues:
-    """What the attention of one block remembers: keys and values of the window so far, preallocated."""
+    """What the attention of one block remembers: keys and values of the window so far,
+    preallocated.
+    """
 
     def __init__(self, k: Tensor, v: Tensor) -> None:
         self.k, self.v = k, v  # (B, H, context, D_h) each
@@ -184,18 +249,29 @@ class KeyValues:
 
 
 class TopKAttention(nn.Module):
-    """Multi-head top-k attention. One matrix makes q, k and v; the heads are joined without an output projection."""
+    """Multi-head top-k attention. One matrix makes q, k and v; the heads are joined
+    without an output projection.
+    """
 
-    def __init__(self, d_model: int, n_heads: int, keep: int, backend: str = "auto") -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, keep: int, backend: str = "auto"
+    ) -> None:
         super().__init__()
         self.n_heads, self.keep, self.backend = n_heads, keep, backend
-        self.weight = nn.Parameter(torch.empty(3 * d_model, d_model))  # rows: q, then k, then v
+        # rows: q, then k, then v
+        self.weight = nn.Parameter(torch.empty(3 * d_model, d_model))
 
     def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for `step`."""
+        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for
+        `step`.
+        """
         B, T, D = y.shape
         parts = F.linear(y, self.weight).chunk(3, dim=-1)
-        q, k, v = (part.view(B, T, self.n_heads, D // self.n_heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
+        # (B, H, T, D_h)
+        q, k, v = (
+            part.view(B, T, self.n_heads, D // self.n_heads).transpose(1, 2)
+            for part in parts
+        )
         if state is not None:
             state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
         out = topk_attention(q, k, v, self.keep, self.backend)
@@ -207,14 +283,21 @@ class TopKAttention(nn.Module):
         return KeyValues(self.weight.new_zeros(shape), self.weight.new_zeros(shape))
 
     def step(self, y_t: Tensor, state: KeyValues) -> Tensor:
-        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to `state`."""
+        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to
+        `state`.
+        """
         B, D = y_t.shape
-        q, k, v = F.linear(y_t, self.weight).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)  # (B, H, 1, D_h)
+        # (B, H, 1, D_h)
+        q, k, v = (
+            F.linear(y_t, self.weight)
+            .view(B, 3, self.n_heads, 1, D // self.n_heads)
+            .unbind(1)
+        )
         t = state.length
-        state.k[:, :, t:t + 1], state.v[:, :, t:t + 1], state.length = k, v, t + 1
-        keys = at_least_fp32(state.k[:, :, :t + 1]).transpose(-2, -1)
+        state.k[:, :, t : t + 1], state.v[:, :, t : t + 1], state.length = k, v, t + 1
+        keys = at_least_fp32(state.k[:, :, : t + 1]).transpose(-2, -1)
         scores = at_least_fp32(q) @ keys / math.sqrt(q.shape[-1])  # (B, H, 1, t+1)
         if t + 1 > self.keep:
             kth = scores.topk(self.keep, sorted=False).values.amin(-1, keepdim=True)
             scores = scores.masked_fill(scores < kth, -math.inf)
-        return (scores.softmax(-1).to(q.dtype) @ state.v[:, :, :t + 1]).reshape(B, D)
+        return (scores.softmax(-1).to(q.dtype) @ state.v[:, :, : t + 1]).reshape(B, D)

@@ -1,4 +1,6 @@
-"""FineWeb-Edu while training runs: a process of its own writes shards, and training starts on the first ones."""
+"""FineWeb-Edu while training runs: a process of its own writes shards, and training
+starts on the first ones.
+"""
 
 import multiprocessing
 import os
@@ -14,29 +16,46 @@ from typing import Any
 
 from .errors import DataError, TilelliError
 from .fineweb import FineWebEdu
-from .shards import FINEWEB_SHARD_BYTES, MANIFEST, Shards, fineweb_source, open_shards, prepare_shards, read_manifest
+from .shards import (
+    FINEWEB_SHARD_BYTES,
+    MANIFEST,
+    Shards,
+    fineweb_source,
+    open_shards,
+    prepare_shards,
+    read_manifest,
+)
 
 
 @contextmanager
-def fineweb_in_background(folder: str | Path | None = None, **options: Any) -> Iterator[Shards]:
-    """The shards of FineWeb-Edu that are there so far, while a process of its own writes the others.
+def fineweb_in_background(
+    folder: str | Path | None = None, **options: Any
+) -> Iterator[Shards]:
+    """The shards of FineWeb-Edu that are there so far, while a process of its own
+    writes the others.
 
-    The options are fineweb_source's; `Shards.grown` gives what has come since. The process ends with the `with` block
-    and with this process, however that ends, and goes on where it was the next time. DataError when it dies before both
-    sides have a shard; later it says so on the standard error, and training goes on with what is there.
+    The options are fineweb_source's; `Shards.grown` gives what has come since. The
+    process ends with the `with` block and with this process, however that ends, and
+    goes on where it was the next time. DataError when it dies before both sides have a
+    shard; later it says so on the standard error, and training goes on with what is
+    there.
     """
     folder, source = fineweb_source(folder, **options)
     if (folder / MANIFEST).is_file() and read_manifest(folder)["complete"]:
         yield open_shards(folder)
         return
     told, tell = multiprocessing.Pipe(duplex=False)
-    writer = multiprocessing.get_context("spawn").Process(target=write, args=(tell, folder, source), daemon=True)
+    writer = multiprocessing.get_context("spawn").Process(
+        target=write, args=(tell, folder, source), daemon=True
+    )
     writer.start()
     tell.close()
     stopping = threading.Event()
     try:
         shards = wait_for_shards(folder, writer, told)
-        threading.Thread(target=watch, args=(writer, told, stopping), daemon=True).start()
+        threading.Thread(
+            target=watch, args=(writer, told, stopping), daemon=True
+        ).start()
         yield shards
     finally:
         stopping.set()
@@ -46,27 +65,43 @@ def fineweb_in_background(folder: str | Path | None = None, **options: Any) -> I
 
 def write(tell: Connection, folder: Path, source: FineWebEdu) -> None:
     """What the process does. What goes wrong is told to the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the trainer ends this one when it is ready
+    # Ctrl-C reaches both; the trainer ends this one when it is ready
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        prepare_shards(source, folder, "fineweb-edu", revision=source.revision, shard_bytes=FINEWEB_SHARD_BYTES)
+        prepare_shards(
+            source,
+            folder,
+            "fineweb-edu",
+            revision=source.revision,
+            shard_bytes=FINEWEB_SHARD_BYTES,
+        )
     except TilelliError as error:
         tell.send((error.problem, error.fix))
         sys.exit(1)
 
 
 def end_with_parent() -> None:
-    """Waits for the end of the process that started this one, by SIGKILL too, and ends this one: no orphans."""
+    """Waits for the end of the process that started this one, by SIGKILL too, and ends
+    this one: no orphans.
+    """
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def wait_for_shards(folder: Path, writer: multiprocessing.Process | None = None,
-                    told: Connection | None = None) -> Shards:
-    """Opens the shards of a folder once both sides have one. DataError when the writer ends before."""
+def wait_for_shards(
+    folder: Path,
+    writer: multiprocessing.Process | None = None,
+    told: Connection | None = None,
+) -> Shards:
+    """Opens the shards of a folder once both sides have one. DataError when the writer
+    ends before.
+    """
     while True:
         ended = writer is not None and writer.exitcode is not None
-        written = read_manifest(folder)["shards"] if (folder / MANIFEST).is_file() else []
+        written = (
+            read_manifest(folder)["shards"] if (folder / MANIFEST).is_file() else []
+        )
         if {shard["split"] for shard in written} == {"train", "val"}:
             return open_shards(folder)
         if ended:
@@ -74,12 +109,18 @@ def wait_for_shards(folder: Path, writer: multiprocessing.Process | None = None,
         time.sleep(0.1)
 
 
-def watch(writer: multiprocessing.Process, told: Connection, stopping: threading.Event) -> None:
+def watch(
+    writer: multiprocessing.Process, told: Connection, stopping: threading.Event
+) -> None:
     """Says so when the writer dies while training runs."""
     wait([writer.sentinel])
     if not stopping.is_set() and writer.exitcode not in (0, -signal.SIGTERM):
         problem, fix = cause(writer, told)
-        print(f"\nFineWeb-Edu: {problem}; training goes on with what is there. {fix}", file=sys.stderr, flush=True)
+        print(
+            f"\nFineWeb-Edu: {problem}; training goes on with what is there. {fix}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def cause(writer: multiprocessing.Process, told: Connection) -> tuple[str, str]:
@@ -87,4 +128,7 @@ def cause(writer: multiprocessing.Process, told: Connection) -> tuple[str, str]:
     try:
         return told.recv()
     except EOFError:
-        return f"the writer ended with exit code {writer.exitcode}", "the same command with --resume starts it again"
+        return (
+            f"the writer ended with exit code {writer.exitcode}",
+            "the same command with --resume starts it again",
+        )

@@ -1,4 +1,6 @@
-"""The yardstick: a block of the usual pre-norm transformer, for the bytes, trainer and decoder of the routed one."""
+"""The yardstick: a block of the usual pre-norm transformer, for the bytes, trainer and
+decoder of the routed one.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,8 +10,8 @@ from .config import ModelConfig
 
 
 class DenseAttention(nn.Module):
-    """Multi-head causal attention over every visible key, with an output projection. After Vaswani et al. 2017,
-    arXiv:1706.03762."""
+    """Multi-head causal attention over every visible key, with an output projection.
+    After Vaswani et al. 2017, arXiv:1706.03762."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
@@ -18,26 +20,41 @@ class DenseAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for `step`."""
+        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for
+        `step`.
+        """
         B, T, D = y.shape
-        q, k, v = self.qkv(y).view(B, T, 3, self.n_heads, D // self.n_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(y)
+            .view(B, T, 3, self.n_heads, D // self.n_heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         if state is not None:
             state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
-        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D_h)
+        # (B, H, T, D_h)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(heads.transpose(1, 2).reshape(B, T, D))
 
     def new_state(self, batch: int, context: int) -> KeyValues:
         """Room for `context` keys and values."""
         shape = (batch, self.n_heads, context, self.out.weight.shape[0] // self.n_heads)
-        return KeyValues(self.out.weight.new_zeros(shape), self.out.weight.new_zeros(shape))
+        return KeyValues(
+            self.out.weight.new_zeros(shape), self.out.weight.new_zeros(shape)
+        )
 
     def step(self, y_t: Tensor, state: KeyValues) -> Tensor:
-        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to `state`."""
+        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to
+        `state`.
+        """
         B, D = y_t.shape
-        q, k, v = self.qkv(y_t).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)  # (B, H, 1, D_h)
+        # (B, H, 1, D_h)
+        q, k, v = self.qkv(y_t).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)
         t = state.length
-        state.k[:, :, t:t + 1], state.v[:, :, t:t + 1], state.length = k, v, t + 1
-        heads = F.scaled_dot_product_attention(q, state.k[:, :, :t + 1], state.v[:, :, :t + 1])
+        state.k[:, :, t : t + 1], state.v[:, :, t : t + 1], state.length = k, v, t + 1
+        heads = F.scaled_dot_product_attention(
+            q, state.k[:, :, : t + 1], state.v[:, :, : t + 1]
+        )
         return self.out(heads.reshape(B, D))
 
 
@@ -55,7 +72,8 @@ class DenseFFN(nn.Module):
 
 
 class VanillaBlock(nn.Module):
-    """x + attention(LayerNorm(x)), then x + ffn(LayerNorm(x)): two steps in a row where the routed block has one.
+    """x + attention(LayerNorm(x)), then x + ffn(LayerNorm(x)): two steps in a row where
+    the routed block has one.
 
     It has the methods of `RoutedBlock`, and None where that returns the router's p.
     """

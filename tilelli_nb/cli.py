@@ -1,4 +1,6 @@
-"""The command line: tilelli data | train | generate | score | pack | push | info | cost | runpod."""
+"""The command line: tilelli data | train | generate | score | pack | push | info | cost
+| runpod.
+"""
 
 import sys
 from pathlib import Path
@@ -10,10 +12,14 @@ import typer
 from . import runpod, runtime
 from .errors import DataError, TilelliError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  rich_markup_mode="markdown",
-                  help="Tilelli, a byte-level language model you can rebuild from zero.\n\n"
-                       "Begin with `tilelli generate \"Once upon a time\"`, then train your own with `tilelli train`.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Tilelli, a byte-level language model you can rebuild from zero.\n\n"
+    'Begin with `tilelli generate "Once upon a time"`, then train your own with `tilelli train`.',
+)
 
 app.add_typer(runpod.pods, name="runpod")
 CORPUS_HELP = "`stories` (generated here), `docs` (documentation installed here), or a .txt, .jsonl, .parquet or folder"
@@ -25,64 +31,145 @@ WEIGHTS_HELP = "fp32, bf16, int8 or ternary: fewer bytes for each weight, more s
 @app.command()
 def data(
     corpus: Annotated[str, typer.Argument(help=FINEWEB_HELP + CORPUS_HELP)],
-    out: Annotated[Path | None, typer.Option(help="Folder for the shards; data/NAME unless given")] = None,
-    megabytes: Annotated[float, typer.Option(help="How much text to make, at most; files are read whole")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the shards; data/NAME unless given")
+    ] = None,
+    megabytes: Annotated[
+        float, typer.Option(help="How much text to make, at most; files are read whole")
+    ] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of generated text")] = 0,
-    gigabytes: Annotated[float | None, typer.Option(help="fineweb-edu: how much text, at most")] = None,
-    min_score: Annotated[float, typer.Option(help="fineweb-edu: only pages at least this educational, 0 to 5")] = 0.0,
-    files: Annotated[Path | None, typer.Option(help="fineweb-edu: parquet files to read in place of the hub")] = None,
+    gigabytes: Annotated[
+        float | None, typer.Option(help="fineweb-edu: how much text, at most")
+    ] = None,
+    min_score: Annotated[
+        float,
+        typer.Option(help="fineweb-edu: only pages at least this educational, 0 to 5"),
+    ] = 0.0,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="fineweb-edu: parquet files to read in place of the hub"),
+    ] = None,
     rank: Annotated[int, typer.Option(help="fineweb-edu: number of this node")] = 0,
-    world: Annotated[int, typer.Option(help="fineweb-edu: how many nodes share the work")] = 1,
+    world: Annotated[
+        int, typer.Option(help="fineweb-edu: how many nodes share the work")
+    ] = 1,
 ) -> None:
-    """Turns a corpus into shards: files of raw bytes with a manifest, one document in twenty held out.
+    """Turns a corpus into shards: files of raw bytes with a manifest, one document in
+    twenty held out.
 
-    Killed or stopped, the same command goes on where it was: no document twice, none missing.
+    Killed or stopped, the same command goes on where it was: no document twice, none
+    missing.
     """
     from .shards import open_corpus, open_fineweb
 
     limit = int(gigabytes * 1e9 if gigabytes else megabytes * 1e6)
     try:
-        shards = open_corpus(corpus, out, megabytes=megabytes, seed=seed) if corpus != "fineweb-edu" else open_fineweb(
-            out, files=files, limit_bytes=limit, min_score=min_score, rank=rank, world=world, progress=True)
+        shards = (
+            open_corpus(corpus, out, megabytes=megabytes, seed=seed)
+            if corpus != "fineweb-edu"
+            else open_fineweb(
+                out,
+                files=files,
+                limit_bytes=limit,
+                min_score=min_score,
+                rank=rank,
+                world=world,
+                progress=True,
+            )
+        )
     except KeyboardInterrupt:
-        typer.echo("stopped: what is written stays, and the same command goes on from there", err=True)
+        typer.echo(
+            "stopped: what is written stays, and the same command goes on from there",
+            err=True,
+        )
         raise typer.Exit(130) from None
     documents = sum(shard["documents"] for shard in shards.manifest["shards"])
-    typer.echo(f"{shards.folder}: {documents:,} documents, {len(shards.train):,} bytes to train on, "
-               f"{len(shards.val):,} held out")
+    typer.echo(
+        f"{shards.folder}: {documents:,} documents, {len(shards.train):,} bytes to train on, "
+        f"{len(shards.val):,} held out"
+    )
     typer.echo(f"next: tilelli train --config nano --corpus {shards.folder}")
 
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")] = "nano",
-    corpus: Annotated[str, typer.Option(help=CORPUS_HELP + ", or a folder of shards")] = "stories",
+    config: Annotated[
+        str, typer.Option(help="nano, lite_10m, or a YAML file")
+    ] = "nano",
+    corpus: Annotated[
+        str, typer.Option(help=CORPUS_HELP + ", or a folder of shards")
+    ] = "stories",
     steps: Annotated[int | None, typer.Option(help="Length of the schedule")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time some steps, then fix the schedule")] = None,
-    stop_at: Annotated[int | None, typer.Option(help="End early, on the same schedule; go on with --resume")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/CONFIG-CORPUS unless given")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time some steps, then fix the schedule")
+    ] = None,
+    stop_at: Annotated[
+        int | None,
+        typer.Option(help="End early, on the same schedule; go on with --resume"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; runs/CONFIG-CORPUS unless given"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out")
+    ] = False,
     batch: Annotated[int | None, typer.Option(help="Sequences per step")] = None,
-    micro_batch: Annotated[str, typer.Option(help="How many of them at once; auto finds what a GPU holds")] = "auto",
+    micro_batch: Annotated[
+        str, typer.Option(help="How many of them at once; auto finds what a GPU holds")
+    ] = "auto",
     lr: Annotated[float | None, typer.Option(help="Peak learning rate")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights and the batches")] = None,
-    init: Annotated[str | None, typer.Option(help="Start from the weights of this model, not from random ones")] = None,
-    prompt: Annotated[str, typer.Option(help="What the samples at 1%, 10% and 100% continue")] = "",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best one here unless given")] = None,
-    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; on a GPU yes")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the weights and the batches")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from the weights of this model, not from random ones"),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="What the samples at 1%, 10% and 100% continue")
+    ] = "",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda or mps; the best one here unless given"),
+    ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="torch.compile; on a GPU yes"),
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="How many checkpoints stay")] = None,
-    usd_per_hour: Annotated[float | None, typer.Option(help="What the machine costs, if not as in the table")] = None,
-    max_dollars: Annotated[float | None, typer.Option(help="Stop cleanly when the run has cost this much")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write event files into --out")] = False,
-    wandb: Annotated[str | None, typer.Option(help="Also log to this project of Weights & Biases")] = None,
-    gigabytes: Annotated[float | None, typer.Option(help="--corpus fineweb-edu: written while training runs")] = None,
-    files: Annotated[Path | None, typer.Option(help="fineweb-edu: parquet files to read in place of the hub")] = None,
-    min_score: Annotated[float, typer.Option(help="fineweb-edu: only pages at least this educational, 0 to 5")] = 0.0,
+    usd_per_hour: Annotated[
+        float | None,
+        typer.Option(help="What the machine costs, if not as in the table"),
+    ] = None,
+    max_dollars: Annotated[
+        float | None, typer.Option(help="Stop cleanly when the run has cost this much")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write event files into --out")
+    ] = False,
+    wandb: Annotated[
+        str | None, typer.Option(help="Also log to this project of Weights & Biases")
+    ] = None,
+    gigabytes: Annotated[
+        float | None,
+        typer.Option(help="--corpus fineweb-edu: written while training runs"),
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="fineweb-edu: parquet files to read in place of the hub"),
+    ] = None,
+    min_score: Annotated[
+        float,
+        typer.Option(help="fineweb-edu: only pages at least this educational, 0 to 5"),
+    ] = 0.0,
     notes: Annotated[str, typer.Option(help="A sentence for the run record")] = "",
 ) -> None:
-    """Trains a model and leaves its run record, metrics, samples, checkpoints and weights in one folder.
+    """Trains a model and leaves its run record, metrics, samples, checkpoints and
+    weights in one folder.
 
-    Ctrl-C and SIGTERM write a checkpoint first; `--resume` goes on as if nothing had happened.
+    Ctrl-C and SIGTERM write a checkpoint first; `--resume` goes on as if nothing had
+    happened.
     """
     runtime.wait_briefly()
     from .launch import launch
@@ -93,33 +180,58 @@ def train(
     if record is None:
         return
     if record["finished"]:
-        typer.echo(f"{record['steps']:,} steps, {record['val_bpb']:.4f} bits per byte held out, "
-                   f"{record['bytes_per_s']:,.0f} bytes/s: {out}")
+        typer.echo(
+            f"{record['steps']:,} steps, {record['val_bpb']:.4f} bits per byte held out, "
+            f"{record['bytes_per_s']:,.0f} bytes/s: {out}"
+        )
         typer.echo(f"next: tilelli generate --model {out} --stream")
     else:
-        typer.echo(f"stopped after {record['steps']:,} of {record['config']['train']['steps']:,} steps; "
-                   f"the same command with --resume goes on: {out}")
+        typer.echo(
+            f"stopped after {record['steps']:,} of {record['config']['train']['steps']:,} steps; "
+            f"the same command with --resume goes on: {out}"
+        )
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to continue; - reads it from the standard input")] = "",
+    prompt: Annotated[
+        str, typer.Argument(help="What to continue; - reads it from the standard input")
+    ] = "",
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "tilelli/nano",
     max_new: Annotated[int, typer.Option(help="Bytes at most")] = 400,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 is what the model believes")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable bytes")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest bytes that together reach p")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print each character as it comes")] = False,
+    temperature: Annotated[
+        float, typer.Option(help="0 is greedy, 1 is what the model believes")
+    ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from the k most probable bytes")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from the fewest bytes that together reach p"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print each character as it comes")
+    ] = False,
     weights: Annotated[str, typer.Option(help=WEIGHTS_HELP)] = "fp32",
 ) -> None:
-    """Continues a text, byte by byte, until the model ends the document or --max-new is reached."""
+    """Continues a text, byte by byte, until the model ends the document or --max-new is
+    reached.
+    """
     from .tokenizer import ByteTokenizer
 
     tokenizer, lm = ByteTokenizer(), prepared(model, weights)
     raw = sys.stdin.buffer.read() if prompt == "-" else prompt
     ids = tokenizer.encode(raw)
-    settings = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    settings = {
+        "max_new": max_new,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
     if stream:
         typer.echo(tokenizer.decode(ids), nl=False)
         for piece in tokenizer.stream(lm.stream(ids, **settings)):
@@ -132,63 +244,101 @@ def generate(
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="A text; - reads it from the standard input", allow_dash=True)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A text; - reads it from the standard input", allow_dash=True
+        ),
+    ],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "tilelli/nano",
-    sliding: Annotated[bool, typer.Option("--sliding", help="Let each byte see at least half a window")] = False,
+    sliding: Annotated[
+        bool, typer.Option("--sliding", help="Let each byte see at least half a window")
+    ] = False,
     weights: Annotated[str, typer.Option(help=WEIGHTS_HELP)] = "fp32",
 ) -> None:
-    """Says how many bits a model needs for each byte of a text: less is better, 8 is knowing nothing."""
+    """Says how many bits a model needs for each byte of a text: less is better, 8 is
+    knowing nothing.
+    """
     lm, text = prepared(model, weights), read_text(file)
     context = lm.config.model.context
-    way = f"a window that moves on by {context // 2}" if sliding else f"chunks of {context}"
-    typer.echo(f"{lm.score(text, sliding):.4f} bits per byte over {len(text):,} bytes, in {way}: {model}, {weights}")
+    way = (
+        f"a window that moves on by {context // 2}"
+        if sliding
+        else f"chunks of {context}"
+    )
+    typer.echo(
+        f"{lm.score(text, sliding):.4f} bits per byte over {len(text):,} bytes, in {way}: {model}, {weights}"
+    )
 
 
 @app.command()
 def pack(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for the packed model")],
-    text: Annotated[Path | None, typer.Option(help="To measure the loss on; generated stories unless given")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="To measure the loss on; generated stories unless given"),
+    ] = None,
 ) -> None:
-    """Writes a model in a ninth of the bytes, for inference only: five ternary codes a byte, the rest in int8."""
+    """Writes a model in a ninth of the bytes, for inference only: five ternary codes a
+    byte, the rest in int8.
+    """
     from itertools import islice
 
     from . import checkpoint
     from .corpora import stories
     from .model import TilelliLM
 
-    measured = read_text(text) if text else "\0".join(islice(stories(seed=1000), 20)).encode()
+    measured = (
+        read_text(text) if text else "\0".join(islice(stories(seed=1000), 20)).encode()
+    )
     tensors, metadata = checkpoint.load_model(model)
-    about = {key: value for key, value in metadata.items() if key not in ("config", "packed")}
+    about = {
+        key: value for key, value in metadata.items() if key not in ("config", "packed")
+    }
     note = TilelliLM.from_tensors(tensors, metadata).save_packed(out, measured, **about)
     typer.echo(f"{out}: {(out / checkpoint.MODEL_FILE).stat().st_size:,} bytes")
-    typer.echo(f"{note['bits_per_byte']:.4f} bits per byte, {note['bits_per_byte_before']:.4f} before, on "
-               f"{note['text_bytes']:,} bytes of {text or 'generated stories'}")
+    typer.echo(
+        f"{note['bits_per_byte']:.4f} bits per byte, {note['bits_per_byte_before']:.4f} before, on "
+        f"{note['text_bytes']:,} bytes of {text or 'generated stories'}"
+    )
     typer.echo(f"next: tilelli generate --model {out} --weights ternary --stream")
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "tilelli/nano") -> None:
-    """Says what a model is: its sizes, its parameters part by part, and how well it does."""
+def info(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "tilelli/nano",
+) -> None:
+    """Says what a model is: its sizes, its parameters part by part, and how well it
+    does.
+    """
     from . import checkpoint
     from .model import TilelliLM
 
     tensors, metadata = checkpoint.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
-    typer.echo(f"{model}: configuration {lm.config.name}, {sum(p.numel() for p in lm.parameters()):,} parameters in "
-               f"{sum(t.nbytes for t in tensors.values()):,} bytes")
+    typer.echo(
+        f"{model}: configuration {lm.config.name}, {sum(p.numel() for p in lm.parameters()):,} parameters in "
+        f"{sum(t.nbytes for t in tensors.values()):,} bytes"
+    )
     for part, count in lm.parameter_table().items():
         typer.echo(f"  {part:<12}{count:>12,}")
-    sizes = ", ".join(f"{key} {value}" for key, value in lm.config.to_dict()["model"].items())
+    sizes = ", ".join(
+        f"{key} {value}" for key, value in lm.config.to_dict()["model"].items()
+    )
     typer.echo(f"sizes: {sizes}")
     if metadata.get("val_bpb") is not None:
         typer.echo(f"held out: {metadata['val_bpb']:.4f} bits per byte")
     if "step" in metadata:
-        typer.echo(f"a checkpoint at step {metadata['step']:,} of {lm.config.train.steps:,}")
+        typer.echo(
+            f"a checkpoint at step {metadata['step']:,} of {lm.config.train.steps:,}"
+        )
     if note := metadata.get("packed"):
         loss = note.get("bits_per_byte", 0) - note.get("bits_per_byte_before", 0)
-        typer.echo(f"packed, format {note['version']}, for inference only: {loss:+.4f} bits per byte for it, "
-                   f"measured on {note.get('text_bytes', 0):,} bytes")
+        typer.echo(
+            f"packed, format {note['version']}, for inference only: {loss:+.4f} bits per byte for it, "
+            f"measured on {note.get('text_bytes', 0):,} bytes"
+        )
 
 
 def prepared(model: str, weights: str) -> Any:
@@ -196,7 +346,11 @@ def prepared(model: str, weights: str) -> Any:
     from .model import TilelliLM
 
     lm = TilelliLM.from_pretrained(model)
-    return lm if weights == "fp32" and lm.config.model.block != "routed" else lm.prepare(weights)
+    return (
+        lm
+        if weights == "fp32" and lm.config.model.block != "routed"
+        else lm.prepare(weights)
+    )
 
 
 def read_text(file: Path) -> bytes:
@@ -204,7 +358,10 @@ def read_text(file: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}", "give the path of a text file, or -") from None
+        raise DataError(
+            f"cannot read {file}: {error.strerror}",
+            "give the path of a text file, or -",
+        ) from None
 
 
 @app.command()
@@ -213,7 +370,9 @@ def push(
     name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")],
     private: Annotated[bool, typer.Option("--private", help="Only for you")] = False,
 ) -> None:
-    """Publishes a model on the Hugging Face Hub, with a card made from its run record if its folder holds one."""
+    """Publishes a model on the Hugging Face Hub, with a card made from its run record
+    if its folder holds one.
+    """
     from .model import TilelliLM
     from .records import load_record
 
@@ -223,13 +382,27 @@ def push(
 
 @app.command()
 def cost(
-    config: Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")] = "lite_10m",
-    gpu: Annotated[str | None, typer.Option(help="A card, such as A6000 or \"H100 SXM\"; all of them if none")] = None,
-    usd_per_hour: Annotated[float | None, typer.Option(help="What you pay; the table's price unless given")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the run; the configuration's unless given")] = None,
-    bytes_per_s: Annotated[float | None, typer.Option(help="A speed that you have measured")] = None,
+    config: Annotated[
+        str, typer.Option(help="nano, lite_10m, or a YAML file")
+    ] = "lite_10m",
+    gpu: Annotated[
+        str | None,
+        typer.Option(help='A card, such as A6000 or "H100 SXM"; all of them if none'),
+    ] = None,
+    usd_per_hour: Annotated[
+        float | None, typer.Option(help="What you pay; the table's price unless given")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Length of the run; the configuration's unless given"),
+    ] = None,
+    bytes_per_s: Annotated[
+        float | None, typer.Option(help="A speed that you have measured")
+    ] = None,
 ) -> None:
-    """Says how long a run will take on which card and what it will cost, and what the runs so far have cost."""
+    """Says how long a run will take on which card and what it will cost, and what the
+    runs so far have cost.
+    """
     from .config import load_config
     from .cost import report
 
@@ -240,7 +413,9 @@ def cost(
 
 
 def main() -> None:
-    """Runs the app; an error of this package becomes two lines and exit code 1, never a traceback."""
+    """Runs the app; an error of this package becomes two lines and exit code 1, never a
+    traceback.
+    """
     try:
         app()
     except TilelliError as error:

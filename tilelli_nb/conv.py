@@ -1,4 +1,6 @@
-"""Pathway 1: local convolution. Each channel mixes the present byte with the four before it."""
+"""Pathway 1: local convolution. Each channel mixes the present byte with the four
+before it.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 class CausalConv(nn.Module):
     """Depthwise causal convolution without bias or activation.
 
-    `weight` is (D, width); the last column multiplies the present byte, the first the oldest one that is heard.
+    `weight` is (D, width); the last column multiplies the present byte, the first the
+    oldest one that is heard.
     """
 
     def __init__(self, d_model: int, width: int = 5) -> None:
@@ -17,13 +20,18 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(d_model, width))
 
     def forward(self, y: Tensor, state: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves in it what `step` needs to go on from here."""
+        """(B, T, D) -> (B, T, D). With a `state`, leaves in it what `step` needs to go
+        on from here.
+        """
         T = y.shape[1]
-        past = F.pad(y, (0, 0, self.width - 1, 0))  # (B, width-1+T, D): zeros stand before the first byte
+        # (B, width-1+T, D): zeros stand before the first byte
+        past = F.pad(y, (0, 0, self.width - 1, 0))
         if state is not None:
             state.copy_(past[:, T:])
-        image = past.transpose(1, 2)[:, :, None]  # one line high, (B, D, 1, width-1+T): nothing has to be moved
-        out = F.conv2d(image, self.weight[:, None, None], groups=y.shape[2])  # (B, D, 1, T)
+        # one line high, (B, D, 1, width-1+T): nothing has to be moved
+        image = past.transpose(1, 2)[:, :, None]
+        # (B, D, 1, T)
+        out = F.conv2d(image, self.weight[:, None, None], groups=y.shape[2])
         return out.squeeze(2).transpose(1, 2)
 
     def new_state(self, batch: int) -> Tensor:

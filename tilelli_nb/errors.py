@@ -4,8 +4,9 @@
 class TilelliError(Exception):
     """Base of every error this package raises on purpose.
 
-    `problem` is what was found, `fix` is what the reader can do next. The command line prints both without a
-    traceback; in a notebook they are the last two lines of the message.
+    `problem` is what was found, `fix` is what the reader can do next. The command line
+    prints both without a traceback; in a notebook they are the last two lines of the
+    message.
     """
 
     def __init__(self, problem: str, fix: str) -> None:
@@ -19,7 +20,9 @@ class TokenError(TilelliError):
 
 
 class ConfigError(TilelliError):
-    """A configuration that names an unknown key, has a value of the wrong type, or cannot be built."""
+    """A configuration that names an unknown key, has a value of the wrong type, or
+    cannot be built.
+    """
 
 
 class DataError(TilelliError):

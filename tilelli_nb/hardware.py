@@ -1,4 +1,6 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices, processes, batches made ahead."""
+"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
+processes, batches made ahead.
+"""
 
 import atexit
 import os
@@ -27,14 +29,18 @@ def best_device() -> str:
 
 
 class Processes:
-    """The processes that train one model together, as torchrun starts them; without torchrun, a group of one.
+    """The processes that train one model together, as torchrun starts them; without
+    torchrun, a group of one.
 
-    Each holds the whole model and computes an equal share of every batch; their gradients are averaged. Number 0 alone
-    evaluates and writes files.
+    Each holds the whole model and computes an equal share of every batch; their
+    gradients are averaged. Number 0 alone evaluates and writes files.
     """
 
     def __init__(self, device: str | None = None) -> None:
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.world = (
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
         self.device = torch.device(device or best_device())
         if self.world == 1:
             return
@@ -42,7 +48,9 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            )
             atexit.register(dist.destroy_process_group)
 
     @property
@@ -50,23 +58,33 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """This process's rows of x and targets: every process draws the same batch and keeps its own part."""
+        """This process's rows of x and targets: every process draws the same batch and
+        keeps its own part.
+        """
         rows = len(batch[0])
         if rows % self.world:
-            raise ConfigError(f"a batch of {rows} does not divide among {self.world} processes",
-                              "choose a batch that is a multiple of their number")
-        mine = slice(self.rank * rows // self.world, (self.rank + 1) * rows // self.world)
+            raise ConfigError(
+                f"a batch of {rows} does not divide among {self.world} processes",
+                "choose a batch that is a multiple of their number",
+            )
+        mine = slice(
+            self.rank * rows // self.world, (self.rank + 1) * rows // self.world
+        )
         return tuple(part[mine] for part in batch)
 
     def loss_terms(self, lm, compiled: bool) -> Callable:
-        """lm.loss_terms, compiled if wanted; between several processes its backward pass averages the gradients."""
+        """lm.loss_terms, compiled if wanted; between several processes its backward
+        pass averages the gradients.
+        """
         module = LossTermsOf(lm)
         if compiled:
             module.compile()
         return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
 
     def any(self, flag: bool) -> bool:
-        """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is waited for."""
+        """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
+        waited for.
+        """
         return bool(self.maximum(torch.tensor(int(flag))))
 
     def maximum(self, value: Tensor) -> Tensor:
@@ -83,7 +101,9 @@ class Processes:
         return value / self.world
 
     def first_alone(self, work: Callable):
-        """`work()` by number 0 while the others wait, then by them: what it writes is there when they look."""
+        """`work()` by number 0 while the others wait, then by them: what it writes is
+        there when they look.
+        """
         for turn in (True, False):
             if self.is_first == turn:
                 done = work()
@@ -93,7 +113,9 @@ class Processes:
 
 
 class LossTermsOf(nn.Module):
-    """A model whose forward is its loss_terms: what torch.compile and DistributedDataParallel can wrap."""
+    """A model whose forward is its loss_terms: what torch.compile and
+    DistributedDataParallel can wrap.
+    """
 
     def __init__(self, lm) -> None:
         super().__init__()
@@ -104,13 +126,20 @@ class LossTermsOf(nn.Module):
 
 
 class Prefetch:
-    """Batches in the generator's order, drawn by a thread while the model computes; pinned, if a GPU copies them.
+    """Batches in the generator's order, drawn by a thread while the model computes;
+    pinned, if a GPU copies them.
 
-    `state` is the generator's behind the batch that was given out last, whatever has been drawn ahead: with it a
-    resumed run draws the same ones. `waited_s` is how long the model had to wait.
+    `state` is the generator's behind the batch that was given out last, whatever has
+    been drawn ahead: with it a resumed run draws the same ones. `waited_s` is how long
+    the model had to wait.
     """
 
-    def __init__(self, draw: Callable[[torch.Generator], tuple[Tensor, ...]], state: Tensor, pin: bool) -> None:
+    def __init__(
+        self,
+        draw: Callable[[torch.Generator], tuple[Tensor, ...]],
+        state: Tensor,
+        pin: bool,
+    ) -> None:
         self.draw, self.pin, self.state, self.waited_s = draw, pin, state, 0.0
         self.generator = torch.Generator()
         self.generator.set_state(state)
@@ -119,7 +148,9 @@ class Prefetch:
 
     def make(self) -> tuple[tuple[Tensor, ...], Tensor]:
         batch = self.draw(self.generator)
-        return tuple(part.contiguous().pin_memory() if self.pin else part for part in batch), self.generator.get_state()
+        return tuple(
+            part.contiguous().pin_memory() if self.pin else part for part in batch
+        ), self.generator.get_state()
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch. An error in the thread is raised here."""
@@ -133,7 +164,8 @@ class Prefetch:
         """Draws again what was drawn ahead, from data that has changed."""
         for future in self.ahead:
             future.cancel()
-        self.thread.submit(self.generator.set_state, self.state).result()  # behind the batch that is being drawn
+        # behind the batch that is being drawn
+        self.thread.submit(self.generator.set_state, self.state).result()
         self.ahead = deque(self.thread.submit(self.make) for _ in range(AHEAD))
 
     def close(self) -> None:
@@ -141,7 +173,8 @@ class Prefetch:
 
 
 def fit_micro_batch(lm, rows: int) -> int:
-    """How many of `rows` sequences a GPU holds at once, forward and backward: tried, and halved until they fit.
+    """How many of `rows` sequences a GPU holds at once, forward and backward: tried,
+    and halved until they fit.
 
     Elsewhere the configuration's. Raises TrainingError when not even one fits.
     """
@@ -156,19 +189,30 @@ def fit_micro_batch(lm, rows: int) -> int:
         finally:
             lm.zero_grad()
             torch.cuda.empty_cache()
-    raise TrainingError("not even one sequence fits into the memory of this GPU", "use a smaller model or another card")
+    raise TrainingError(
+        "not even one sequence fits into the memory of this GPU",
+        "use a smaller model or another card",
+    )
 
 
 def try_micro_batch(lm, rows: int) -> None:
-    """A forward and backward pass beside as much memory as the optimizer will take, and some air."""
-    moments = torch.empty(sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda")
-    x = torch.zeros(rows, lm.config.model.context, dtype=torch.long, device=moments.device)
+    """A forward and backward pass beside as much memory as the optimizer will take, and
+    some air.
+    """
+    moments = torch.empty(
+        sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda"
+    )
+    x = torch.zeros(
+        rows, lm.config.model.context, dtype=torch.long, device=moments.device
+    )
     with torch.autocast("cuda", torch.bfloat16):
         lm.loss_terms(x, x).nats.backward()
 
 
 def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each stored tensor once, the weights left out."""
+    """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
+    the weights left out.
+    """
     weights = {p.untyped_storage()._cdata for p in lm.parameters()}
     kept: dict[int, int] = {}
 
@@ -177,29 +221,38 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        terms = lm.loss_terms(x, targets)  # held until all has been counted: a freed address is used again
+        # held until all has been counted: a freed address is used again
+        terms = lm.loss_terms(x, targets)
     del terms
     return sum(size for storage, size in kept.items() if storage not in weights)
 
 
 @contextmanager
 def clear_gpu_errors(micro_batch: int) -> Iterator[None]:
-    """What can go wrong on a GPU alone, as TrainingError: too little memory, or a graph that does not compile."""
+    """What can go wrong on a GPU alone, as TrainingError: too little memory, or a graph
+    that does not compile.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TrainingError(f"the memory of this GPU does not hold {micro_batch} sequences at once",
-                            "the same command with --resume and --micro-batch auto finds what fits") from error
+        raise TrainingError(
+            f"the memory of this GPU does not hold {micro_batch} sequences at once",
+            "the same command with --resume and --micro-batch auto finds what fits",
+        ) from error
     except Exception as error:
         if not type(error).__module__.startswith("torch._dynamo"):
             raise
-        raise TrainingError(f"torch.compile failed ({type(error).__name__})",
-                            "the same command with --resume and --no-compile trains without it, more slowly") from error
+        raise TrainingError(
+            f"torch.compile failed ({type(error).__name__})",
+            "the same command with --resume and --no-compile trains without it, more slowly",
+        ) from error
 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as it always does. Main thread only."""
+    """An event that the first SIGTERM or SIGINT sets; a second one acts as it always
+    does. Main thread only.
+    """
     stopped, previous = threading.Event(), {}
 
     def stop(number, frame) -> None:
@@ -207,7 +260,10 @@ def stop_signals() -> Iterator[threading.Event]:
         signal.signal(number, previous[number])
 
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
     try:
         yield stopped
     finally:

@@ -1,4 +1,6 @@
-"""What `tilelli train` does with its options: model, corpus, watchers, and then the loop."""
+"""What `tilelli train` does with its options: model, corpus, watchers, and then the
+loop.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -19,53 +21,93 @@ from .train import train
 
 
 def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
-    """Trains with the options of the command: the record (None in all processes but the first) and its folder."""
+    """Trains with the options of the command: the record (None in all processes but the
+    first) and its folder.
+    """
     processes = Processes(o.device)
-    changes = {"steps": o.steps, "batch": o.batch, "lr": o.lr, "seed": o.seed, "keep_checkpoints": o.keep}
-    settings = load_config(o.config).with_train(**{key: value for key, value in changes.items() if value is not None})
+    changes = {
+        "steps": o.steps,
+        "batch": o.batch,
+        "lr": o.lr,
+        "seed": o.seed,
+        "keep_checkpoints": o.keep,
+    }
+    settings = load_config(o.config).with_train(
+        **{key: value for key, value in changes.items() if value is not None}
+    )
     lm = TilelliLM(settings).to(processes.device)
     rows = -(-settings.train.batch // processes.world)
     lm.config = settings.with_train(micro_batch=micro_batch(o.micro_batch, lm, rows))
     notes = o.notes
     if o.init:
         lm.load_weights(checkpoint.load_model(o.init)[0])
-        notes = " ".join(filter(None, [f"Started from the weights of {o.init}.", notes]))
+        notes = " ".join(
+            filter(None, [f"Started from the weights of {o.init}.", notes])
+        )
     out = o.out or Path("runs") / f"{settings.name}-{Path(o.corpus).stem}"
     with corpus(o, processes) as shards:
-        record = train(lm, shards, out, resume=o.resume, stop_at=o.stop_at, minutes=o.minutes, prompt=o.prompt,
-                       device=o.device, compiled=o.compiled, usd_per_hour=o.usd_per_hour, max_dollars=o.max_dollars,
-                       notes=notes, on_log=watchers(o, out, settings.to_dict()) if processes.is_first else None)
+        record = train(
+            lm,
+            shards,
+            out,
+            resume=o.resume,
+            stop_at=o.stop_at,
+            minutes=o.minutes,
+            prompt=o.prompt,
+            device=o.device,
+            compiled=o.compiled,
+            usd_per_hour=o.usd_per_hour,
+            max_dollars=o.max_dollars,
+            notes=notes,
+            on_log=watchers(o, out, settings.to_dict()) if processes.is_first else None,
+        )
     return record if processes.is_first else None, out
 
 
 @contextmanager
 def corpus(o: SimpleNamespace, processes: Processes) -> Iterator[Shards]:
-    """The shards of --corpus. With --gigabytes a child of the first process goes on writing FineWeb-Edu meanwhile."""
+    """The shards of --corpus. With --gigabytes a child of the first process goes on
+    writing FineWeb-Edu meanwhile.
+    """
     if o.gigabytes is None:
         yield processes.first_alone(lambda: open_corpus(o.corpus))
         return
     if o.corpus != "fineweb-edu":
-        raise ConfigError(f"--gigabytes is for fineweb-edu, not for {o.corpus}", "leave it out, or change --corpus")
+        raise ConfigError(
+            f"--gigabytes is for fineweb-edu, not for {o.corpus}",
+            "leave it out, or change --corpus",
+        )
     limit = int(o.gigabytes * 1e9)
     if not processes.is_first:
         yield wait_for_shards(default_folder(limit))
         return
-    with fineweb_in_background(limit_bytes=limit, files=o.files, min_score=o.min_score) as shards:
+    with fineweb_in_background(
+        limit_bytes=limit, files=o.files, min_score=o.min_score
+    ) as shards:
         if not shards.manifest["complete"]:
-            print(f"{shards.folder} is being written: training starts on {len(shards.train):,} bytes", file=sys.stderr)
+            print(
+                f"{shards.folder} is being written: training starts on {len(shards.train):,} bytes",
+                file=sys.stderr,
+            )
         yield shards
 
 
 def micro_batch(wanted: str, lm: TilelliLM, rows: int) -> int:
-    """The number that --micro-batch gives, or for `auto` what fits. Raises ConfigError for anything else."""
+    """The number that --micro-batch gives, or for `auto` what fits. Raises ConfigError
+    for anything else.
+    """
     if wanted == "auto":
         return fit_micro_batch(lm, rows)
     if not wanted.isdecimal() or int(wanted) < 1:
-        raise ConfigError(f"--micro-batch {wanted}", "give a number of sequences, or auto")
+        raise ConfigError(
+            f"--micro-batch {wanted}", "give a number of sequences, or auto"
+        )
     return int(wanted)
 
 
-def watchers(o: SimpleNamespace, out: Path, config: dict[str, Any]) -> Callable[[dict], None]:
+def watchers(
+    o: SimpleNamespace, out: Path, config: dict[str, Any]
+) -> Callable[[dict], None]:
     """One on_log for everything that --tensorboard and --wandb ask for."""
     chosen = [watch.tensorboard(out)] if o.tensorboard else []
     chosen += [watch.weights_and_biases(o.wandb, out.name, config)] if o.wandb else []

@@ -1,4 +1,6 @@
-"""A trained model, prepared for one byte at a time on a CPU: few large operations, and weights of fewer bytes."""
+"""A trained model, prepared for one byte at a time on a CPU: few large operations, and
+weights of fewer bytes.
+"""
 
 from copy import deepcopy
 from functools import partial
@@ -14,22 +16,33 @@ from .inference import Decoder, State
 from .ternary import TernaryLinear
 
 KINDS = ("fp32", "bf16", "int8", "ternary")
-HALF = 0.5 ** 0.5  # a half, in two equal parts
+HALF = 0.5**0.5  # a half, in two equal parts
 
 
 class Matrix:
-    """A weight matrix (out, in) as a map, y (n, in) -> y @ W^T (n, out), in fp32, or in float64 where W is.
+    """A weight matrix (out, in) as a map, y (n, in) -> y @ W^T (n, out), in fp32, or in
+    float64 where W is.
 
-    Its longer side lies in one piece in memory: a single row is multiplied by it up to twice as fast.
+    Its longer side lies in one piece in memory: a single row is multiplied by it up to
+    twice as fast.
     """
 
-    few = 0  # up to so many rows are multiplied by the weights as they are stored; more are worth a wide copy of them
+    # up to so many rows are multiplied by the weights as they are stored; more are
+    # worth a wide copy of them
+    few = 0
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight.t().contiguous() if len(weight) > weight.shape[1] else weight.t()  # (in, out)
+        # (in, out)
+        self.weight = (
+            weight.t().contiguous() if len(weight) > weight.shape[1] else weight.t()
+        )
 
     def __call__(self, y: Tensor, out: Tensor | None = None) -> Tensor:
-        return self.narrow(y, out) if len(y) <= self.few else torch.mm(y, self.wide(), out=out)
+        return (
+            self.narrow(y, out)
+            if len(y) <= self.few
+            else torch.mm(y, self.wide(), out=out)
+        )
 
     def wide(self) -> Tensor:
         """The weight (in, out) in fp32 or float64."""
@@ -37,7 +50,9 @@ class Matrix:
 
 
 class Bf16Matrix(Matrix):
-    """Half the bytes: of each weight the upper 16 bits. Its product is faster the usual way round, (out, in)."""
+    """Half the bytes: of each weight the upper 16 bits. Its product is faster the usual
+    way round, (out, in).
+    """
 
     few = 3
 
@@ -55,16 +70,25 @@ class Bf16Matrix(Matrix):
 
 
 class Int8Matrix(Matrix):
-    """A quarter of the bytes: whole numbers from -127 to 127, and a scale in fp32 for each row."""
+    """A quarter of the bytes: whole numbers from -127 to 127, and a scale in fp32 for
+    each row.
+    """
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
-        self.weight, self.scale = codes, scale  # (out, in): what PyTorch's int8 product reads
-        self.few = 0 if codes.shape[1] % 16 else 16  # PyTorch's int8 product reads 16 numbers at once
-        self.ones = torch.ones(len(codes), dtype=torch.bfloat16)  # it would take the scales, but only in bf16
+        # (out, in): what PyTorch's int8 product reads
+        self.weight, self.scale = codes, scale
+        # PyTorch's int8 product reads 16 numbers at once
+        self.few = 0 if codes.shape[1] % 16 else 16
+        # it would take the scales, but only in bf16
+        self.ones = torch.ones(len(codes), dtype=torch.bfloat16)
 
     def narrow(self, y: Tensor, out: Tensor | None = None) -> Tensor:
         """The product of bf16 inputs with the codes, then the scales in fp32."""
-        return torch.mul(torch._weight_int8pack_mm(y.bfloat16(), self.weight, self.ones), self.scale, out=out)
+        return torch.mul(
+            torch._weight_int8pack_mm(y.bfloat16(), self.weight, self.ones),
+            self.scale,
+            out=out,
+        )
 
     def wide(self) -> Tensor:
         """The weight (in, out) in fp32."""
@@ -72,13 +96,18 @@ class Int8Matrix(Matrix):
 
 
 def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) -> int8 codes (out, in) and fp32 scales (out,), so that the largest of each row becomes 127."""
-    scale = (at_least_fp32(weight).abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    """(out, in) -> int8 codes (out, in) and fp32 scales (out,), so that the largest of
+    each row becomes 127.
+    """
+    scale = (at_least_fp32(weight).abs().amax(1) / 127).clamp(
+        min=torch.finfo(torch.float32).tiny
+    )
     return (weight / scale[:, None]).round().to(torch.int8), scale.float()
 
 
 def fuse(weights: str, *parts: Tensor | TernaryLinear) -> Matrix:
-    """One matrix from several with the same input, on top of each other. "ternary" keeps the codes as they are.
+    """One matrix from several with the same input, on top of each other. "ternary"
+    keeps the codes as they are.
 
     Ternary parts are times 1 / sqrt 2: see PreparedBlock.
     """
@@ -100,23 +129,34 @@ def dense(part: Tensor | TernaryLinear) -> Tensor:
 
 
 class PreparedBlock:
-    """A routed block as two products: one makes q, k, v, the FFN's inside and the router's logits, one is FFN-down.
+    """A routed block as two products: one makes q, k, v, the FFN's inside and the
+    router's logits, one is FFN-down.
 
-    gelu(x) = x (1 + erf(x / sqrt 2)) / 2 is (u + u erf u) / sqrt 2 with u = x / sqrt 2: both matrices of the FFN take a
-    1 / sqrt 2, and what is left between them is two cheap operations.
+    gelu(x) = x (1 + erf(x / sqrt 2)) / 2 is (u + u erf u) / sqrt 2 with u = x / sqrt 2:
+    both matrices of the FFN take a 1 / sqrt 2, and what is left between them is two
+    cheap operations.
     """
 
     def __init__(self, block: Any, weights: str, dtype: torch.dtype) -> None:
-        self.norm = (*(w.to(dtype, copy=True) for w in (block.norm.weight, block.norm.bias)), block.norm.eps)
-        self.taps = block.conv.weight.to(dtype).t().flip(0)[:, None].contiguous()  # (width, 1, D): i acts i bytes later
+        self.norm = (
+            *(w.to(dtype, copy=True) for w in (block.norm.weight, block.norm.bias)),
+            block.norm.eps,
+        )
+        # (width, 1, D): i acts i bytes later
+        self.taps = block.conv.weight.to(dtype).t().flip(0)[:, None].contiguous()
         q, k, v = block.attention.weight.chunk(3)
-        scale = (len(q) // block.attention.n_heads) ** -0.5  # of the scores, once and for all
-        self.into = fuse(weights, torch.cat([q * scale, k, v]), block.ffn.up, block.router.weight)
+        # of the scores, once and for all
+        scale = (len(q) // block.attention.n_heads) ** -0.5
+        self.into = fuse(
+            weights, torch.cat([q * scale, k, v]), block.ffn.up, block.router.weight
+        )
         self.down = fuse(weights, block.ffn.down)
 
 
 class Memory:
-    """What all blocks remember of `rows` texts, and room to work in. Nothing here grows: a step writes into it."""
+    """What all blocks remember of `rows` texts, and room to work in. Nothing here
+    grows: a step writes into it.
+    """
 
     @torch.inference_mode()
     def __init__(self, model: "Prepared", rows: int) -> None:
@@ -124,32 +164,62 @@ class Memory:
         D, H = c.d_model, c.n_heads
         self.keys = zeros(c.n_blocks, rows, H, D // H, c.context)
         self.values = zeros(c.n_blocks, rows, H, c.context, D // H)
-        self.conv = zeros(c.n_blocks, c.context + c.conv_width - 1, rows, D)  # the sums so far, of now and later
+        # the sums so far, of now and later
+        self.conv = zeros(c.n_blocks, c.context + c.conv_width - 1, rows, D)
         self.p = zeros(c.n_blocks, rows, 1, 3)  # the router's p at the latest byte
-        self.x, self.z, self.paths = zeros(rows, D), zeros(rows, sum(model.split)), zeros(3, rows, D)
+        self.x, self.z, self.paths = (
+            zeros(rows, D),
+            zeros(rows, sum(model.split)),
+            zeros(3, rows, D),
+        )
         q, k, v, self.u, router = self.z.split(model.split, dim=1)
         self.q, self.k, self.v = (part.view(rows, H, D // H) for part in (q, k, v))
-        self.one = self.q.view(H, 1, D // H) if rows == 1 else None  # q of a single text, as its product wants it
-        self.router, self.x3, self.mixed = router[:, None], self.x[:, None], self.paths.transpose(0, 1)
+        # q of a single text, as its product wants it
+        self.one = self.q.view(H, 1, D // H) if rows == 1 else None
+        self.router, self.x3, self.mixed = (
+            router[:, None],
+            self.x[:, None],
+            self.paths.transpose(0, 1),
+        )
         self.conv_now, attended, self.ffn = self.paths
         self.attended = attended.view(rows * H, 1, D // H)
-        whole = self.keys.flatten(1, 2), self.values.flatten(1, 2), self.keys, self.values, self.conv, self.p
+        whole = (
+            self.keys.flatten(1, 2),
+            self.values.flatten(1, 2),
+            self.keys,
+            self.values,
+            self.conv,
+            self.p,
+        )
         self.views, self.whole = {}, [each.unbind(0) for each in whole]
 
     def at(self, t: int) -> list[tuple[Tensor, ...]]:
-        """The views that a step at position t needs, block by block; kept, because a re-read window comes back to t."""
+        """The views that a step at position t needs, block by block; kept, because a
+        re-read window comes back to t.
+        """
         if t not in self.views:
             width = self.conv.shape[1] - self.keys.shape[-1] + 1
-            self.views[t] = [(keys[..., :t + 1], values[:, :t + 1], key[..., t], value[..., t, :],
-                              sums[t:t + width], sums[t], p)
-                             for keys, values, key, value, sums, p in zip(*self.whole, strict=True)]
+            self.views[t] = [
+                (
+                    keys[..., : t + 1],
+                    values[:, : t + 1],
+                    key[..., t],
+                    value[..., t, :],
+                    sums[t : t + width],
+                    sums[t],
+                    p,
+                )
+                for keys, values, key, value, sums, p in zip(*self.whole, strict=True)
+            ]
         return self.views[t]
 
 
 class Prepared(Decoder):
-    """A routed model for inference alone, made by `prepare`. It answers as the model does, sooner.
+    """A routed model for inference alone, made by `prepare`. It answers as the model
+    does, sooner.
 
-    In inference mode PyTorch notes nothing for a backward pass, which is a fifth of the time of a small operation.
+    In inference mode PyTorch notes nothing for a backward pass, which is a fifth of the
+    time of a small operation.
     """
 
     device = torch.device("cpu")
@@ -157,31 +227,52 @@ class Prepared(Decoder):
     @torch.inference_mode()
     def __init__(self, lm: Any, weights: str) -> None:
         if weights not in KINDS:
-            raise ConfigError(f"weights = {weights!r}", f"use one of {', '.join(KINDS)}")
+            raise ConfigError(
+                f"weights = {weights!r}", f"use one of {', '.join(KINDS)}"
+            )
         if lm.config.model.block != "routed":
-            raise ConfigError(f"a model of {lm.config.model.block} blocks cannot be prepared",
-                              "use it as it is: generate() and score() work without prepare()")
+            raise ConfigError(
+                f"a model of {lm.config.model.block} blocks cannot be prepared",
+                "use it as it is: generate() and score() work without prepare()",
+            )
         lm = lm if lm.device.type == "cpu" else deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
-        c, is_double = lm.config.model, weights == "fp32" and lm.token.weight.dtype == torch.float64
+        c, is_double = (
+            lm.config.model,
+            weights == "fp32" and lm.token.weight.dtype == torch.float64,
+        )
         self.dtype = torch.float64 if is_double else torch.float32
         self.split = [c.d_model] * 3 + [c.ffn_expand * c.d_model, 3]
-        self.token, self.position = (table.weight.to(self.dtype, copy=True) for table in (lm.token, lm.position))
+        self.token, self.position = (
+            table.weight.to(self.dtype, copy=True) for table in (lm.token, lm.position)
+        )
         self.positions = self.position.unbind(0)
         self.blocks = [PreparedBlock(block, weights, self.dtype) for block in lm.blocks]
-        self.norm = (*(w.to(self.dtype, copy=True) for w in (lm.norm.weight, lm.norm.bias)), lm.norm.eps)
+        self.norm = (
+            *(w.to(self.dtype, copy=True) for w in (lm.norm.weight, lm.norm.bias)),
+            lm.norm.eps,
+        )
         self.output = fuse(weights, lm.output.weight)
 
     def new_state(self, batch: int = 1) -> State:
-        """An empty memory for `step`. `state.blocks.p` (blocks, B, 1, 3) is the router's p at the latest step."""
-        return State(Memory(self, batch), torch.zeros(batch, self.config.model.context, dtype=torch.long))
+        """An empty memory for `step`. `state.blocks.p` (blocks, B, 1, 3) is the
+        router's p at the latest step.
+        """
+        return State(
+            Memory(self, batch),
+            torch.zeros(batch, self.config.model.context, dtype=torch.long),
+        )
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """x (B, T) long -> logits (B, T, 256). Raises TokenError for more bytes than the context has."""
+        """x (B, T) long -> logits (B, T, 256). Raises TokenError for more bytes than
+        the context has.
+        """
         if x.shape[1] > self.config.model.context:
-            raise TokenError(f"{x.shape[1]} bytes at once, but the model sees {self.config.model.context}",
-                             "pass fewer, or use generate() and score(), which move the window along")
+            raise TokenError(
+                f"{x.shape[1]} bytes at once, but the model sees {self.config.model.context}",
+                "pass fewer, or use generate() and score(), which move the window along",
+            )
         h, _ = self.hidden(x)
         return self.logits(h.flatten(0, 1)).view(*x.shape, -1)
 
@@ -194,12 +285,18 @@ class Prepared(Decoder):
         """One byte through all the blocks: (B,) -> logits (B, 256)."""
         m, c, size = memory, self.config.model, (self.config.model.d_model,)
         shape = (-1, 1, c.d_model // c.n_heads)
-        x = torch.add(self.token.index_select(0, x_t), self.positions[position], out=m.x)
-        for block, (keys, values, key, value, sums, conv, p) in zip(self.blocks, m.at(position), strict=True):
+        x = torch.add(
+            self.token.index_select(0, x_t), self.positions[position], out=m.x
+        )
+        for block, (keys, values, key, value, sums, conv, p) in zip(
+            self.blocks, m.at(position), strict=True
+        ):
             y = torch.layer_norm(x, size, *block.norm)
-            block.into(y, out=m.z)  # q, k, v, u and the router's logits, of which m has views
+            # q, k, v, u and the router's logits, of which m has views
+            block.into(y, out=m.z)
             torch.softmax(m.router, -1, out=p)
-            sums.addcmul_(block.taps, y)  # this byte's part of the convolution, now and at the next four
+            # this byte's part of the convolution, now and at the next four
+            sums.addcmul_(block.taps, y)
             m.conv_now.copy_(conv)
             key.copy_(m.k)
             value.copy_(m.v)
@@ -210,12 +307,15 @@ class Prepared(Decoder):
                 scores.masked_fill_(scores < kth, -torch.inf)
             torch.bmm(scores.softmax(-1), values, out=m.attended)
             block.down(torch.addcmul(m.u, m.u, m.u.erf()), out=m.ffn)
-            m.x3.baddbmm_(p, m.mixed)  # the residual, and the three paths, each times its p
+            # the residual, and the three paths, each times its p
+            m.x3.baddbmm_(p, m.mixed)
         return self.output(torch.layer_norm(x, size, *self.norm))
 
     @torch.inference_mode()
     def hidden(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, None]:
-        """Bytes (B, T) from position 0, all at once -> the last block's output (B, T, D). Leaves all in `memory`."""
+        """Bytes (B, T) from position 0, all at once -> the last block's output (B, T,
+        D). Leaves all in `memory`.
+        """
         B, T = x.shape
         c, D = self.config.model, self.config.model.d_model
         h = F.embedding(x, self.token) + self.position[:T]
@@ -226,12 +326,26 @@ class Prepared(Decoder):
             p = router.softmax(-1).view(B, T, 1, 3)
             conv = y.new_zeros(B, T + len(block.taps) - 1, D)
             for delay, tap in enumerate(block.taps):
-                conv[:, delay:delay + T].addcmul_(y, tap)
+                conv[:, delay : delay + T].addcmul_(y, tap)
             if memory is not None:
-                memory.keys[i, ..., :T], memory.values[i, :, :, :T] = k.transpose(2, 3), v
+                memory.keys[i, ..., :T], memory.values[i, :, :, :T] = (
+                    k.transpose(2, 3),
+                    v,
+                )
                 memory.conv[i] = F.pad(conv, (0, 0, 0, c.context - T)).transpose(0, 1)
                 memory.p[i] = p[:, -1]
-            attended = topk_attention(q * q.shape[-1] ** 0.5, k, v, c.keep).transpose(1, 2).reshape(B, T, D)
-            paths = torch.stack([conv[:, :T], attended, block.down(torch.addcmul(u, u, u.erf())).view(B, T, D)], dim=2)
+            attended = (
+                topk_attention(q * q.shape[-1] ** 0.5, k, v, c.keep)
+                .transpose(1, 2)
+                .reshape(B, T, D)
+            )
+            paths = torch.stack(
+                [
+                    conv[:, :T],
+                    attended,
+                    block.down(torch.addcmul(u, u, u.erf())).view(B, T, D),
+                ],
+                dim=2,
+            )
             h = h + (p @ paths)[:, :, 0]
         return h, None

@@ -10,37 +10,51 @@ PATHWAYS = ("conv", "attention", "ffn")  # the order of the router's three outpu
 
 
 class Router(nn.Module):
-    """One linear map D -> 3 without bias, then a softmax per byte. It starts at zero: every pathway gets 1/3."""
+    """One linear map D -> 3 without bias, then a softmax per byte. It starts at zero:
+    every pathway gets 1/3.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(PATHWAYS), d_model))
 
     def forward(self, y: Tensor) -> Tensor:
-        """(..., D) -> (..., 3), each row sums to one; the softmax is in fp32 or better."""
+        """(..., D) -> (..., 3), each row sums to one; the softmax is in fp32 or
+        better.
+        """
         logits = F.linear(y, self.weight)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return logits.softmax(
+            -1, dtype=torch.promote_types(logits.dtype, torch.float32)
+        )
 
 
 def balance_loss(p: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How far the average use of the pathways is from uniform: 0 when even, 2 when one pathway takes everything.
+    """How far the average use of the pathways is from uniform: 0 when even, 2 when one
+    pathway takes everything.
 
-    p: (B, T, 3) -> scalar: 3 * sum_i mean_t(p_i)^2 - 1 per sequence, averaged over sequences. `mask` (B, T) is False at
-    padding, which does not count. After Shazeer et al. 2017, arXiv:1701.06538; the exact form is this book's choice.
+    p: (B, T, 3) -> scalar: 3 * sum_i mean_t(p_i)^2 - 1 per sequence, averaged over
+    sequences. `mask` (B, T) is False at padding, which does not count. After Shazeer et
+    al. 2017, arXiv:1701.06538; the exact form is this book's choice.
     """
     return sequence_balance(p, mask).mean()
 
 
 def sequence_balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same for each sequence alone: (B, ..., T, 3) -> (B, ...); `mask` is (B, T)."""
+    """The same for each sequence alone: (B, ..., T, 3) -> (B, ...); `mask` is (B,
+    T).
+    """
     if mask is None:
         use = p.mean(-2)
     else:
-        weight = mask.to(p.dtype).reshape(mask.shape[0], *[1] * (p.dim() - 3), mask.shape[1], 1)
+        weight = mask.to(p.dtype).reshape(
+            mask.shape[0], *[1] * (p.dim() - 3), mask.shape[1], 1
+        )
         use = (p * weight).sum(-2) / weight.sum(-2).clamp(min=1)
     return 3 * use.square().sum(-1) - 1
 
 
 def router_confidence(p: Tensor) -> Tensor:
-    """1 - H / ln 3 with the entropy H in nats: 0 when undecided, 1 when one pathway has it all. (..., 3) -> (...)."""
+    """1 - H / ln 3 with the entropy H in nats: 0 when undecided, 1 when one pathway has
+    it all. (..., 3) -> (...).
+    """
     return 1 - torch.special.entr(p).sum(-1) / math.log(len(PATHWAYS))

@@ -1,4 +1,6 @@
-"""Shards: a corpus as files of raw bytes, mapped into memory, with a manifest that says what they are."""
+"""Shards: a corpus as files of raw bytes, mapped into memory, with a manifest that says
+what they are.
+"""
 
 import hashlib
 import json
@@ -17,17 +19,26 @@ from .errors import DataError
 from .records import write_atomic
 
 MANIFEST = "manifest.json"
-SHARD_BYTES = 64 * 2 ** 20  # text bytes between two commits of the writer
-FINEWEB_SHARD_BYTES = 8 * 2 ** 20  # smaller: a run that does not wait for the writer begins after the first commit
+SHARD_BYTES = 64 * 2**20  # text bytes between two commits of the writer
+# smaller: a run that does not wait for the writer begins after the first commit
+FINEWEB_SHARD_BYTES = 8 * 2**20
 
 
-def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *, revision: str | None = None,
-                   val_documents: Iterable[str] | None = None, shard_bytes: int = SHARD_BYTES) -> "Shards":
+def prepare_shards(
+    documents: Iterable[str],
+    folder: str | Path,
+    source: str,
+    *,
+    revision: str | None = None,
+    val_documents: Iterable[str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> "Shards":
     """Writes `documents` as shards, each document followed by byte 0, and opens them.
 
-    About one document in twenty is held out by its hash, unless `val_documents` brings its own split. A writer that was
-    killed goes on where its last commit was, given the same documents: those before it are read again and passed over,
-    unless `documents` has `state()` and `resume(state)`. Raises DataError for fewer than two documents.
+    About one document in twenty is held out by its hash, unless `val_documents` brings
+    its own split. A writer that was killed goes on where its last commit was, given the
+    same documents: those before it are read again and passed over, unless `documents`
+    has `state()` and `resume(state)`. Raises DataError for fewer than two documents.
     """
     writer = ShardWriter(Path(folder), source, revision, shard_bytes)
     if not writer.manifest["complete"]:
@@ -35,59 +46,112 @@ def prepare_shards(documents: Iterable[str], folder: str | Path, source: str, *,
             cursor = documents if hasattr(documents, "resume") else None
             writer.write(((document, None) for document in documents), cursor)
         else:
-            writer.write(tagged for split, texts in (("val", val_documents), ("train", documents))
-                         for tagged in ((text, split) for text in texts))
+            writer.write(
+                tagged
+                for split, texts in (("val", val_documents), ("train", documents))
+                for tagged in ((text, split) for text in texts)
+            )
     return open_shards(folder)
 
 
-def open_corpus(source: str | Path, folder: str | Path | None = None, *, megabytes: float = 10.0,
-                seed: int = 0) -> "Shards":
-    """The shards of a named corpus, a file, a folder of files or a folder of shards; they are made when missing.
+def open_corpus(
+    source: str | Path,
+    folder: str | Path | None = None,
+    *,
+    megabytes: float = 10.0,
+    seed: int = 0,
+) -> "Shards":
+    """The shards of a named corpus, a file, a folder of files or a folder of shards;
+    they are made when missing.
 
-    They land in data/NAME (or `folder`). The name carries a digest of what is in a file or folder, and of the first
-    documents of what is generated, so that a changed text makes new shards. `megabytes` limits what is generated; files
-    are read whole. Raises DataError.
+    They land in data/NAME (or `folder`). The name carries a digest of what is in a file
+    or folder, and of the first documents of what is generated, so that a changed text
+    makes new shards. `megabytes` limits what is generated; files are read whole. Raises
+    DataError.
     """
     path = Path(source)
     if (path / MANIFEST).is_file():
         return open_shards(path)
     if not path.exists():
-        documents = corpora.documents(source, seed=seed, limit_bytes=int(megabytes * 1_000_000))
+        documents = corpora.documents(
+            source, seed=seed, limit_bytes=int(megabytes * 1_000_000)
+        )
         first = list(islice(documents, 100))
         digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:8]
-        folder = folder or Path("data") / f"{source}-{megabytes:g}mb-seed{seed}-{digest}"
-        return prepare_shards(chain(first, documents), folder, str(source),
-                              revision=f"seed {seed}, {megabytes:g} MB, {digest}")
+        folder = (
+            folder or Path("data") / f"{source}-{megabytes:g}mb-seed{seed}-{digest}"
+        )
+        return prepare_shards(
+            chain(first, documents),
+            folder,
+            str(source),
+            revision=f"seed {seed}, {megabytes:g} MB, {digest}",
+        )
     digest = fingerprint(path)
     folder = folder or Path("data") / f"{path.resolve().stem}-{digest[:8]}"
     if split := corpora.train_val_files(path):
         train, val = (corpora.read_documents(side) for side in split)
-        return prepare_shards(train, folder, path.resolve().name, revision=digest, val_documents=val)
-    return prepare_shards(corpora.read_documents(path), folder, path.resolve().name, revision=digest)
+        return prepare_shards(
+            train, folder, path.resolve().name, revision=digest, val_documents=val
+        )
+    return prepare_shards(
+        corpora.read_documents(path), folder, path.resolve().name, revision=digest
+    )
 
 
 def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
-    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True` shows bytes/s and the time left."""
+    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True`
+    shows bytes/s and the time left.
+    """
     folder, source = fineweb_source(folder, **options)
-    return prepare_shards(source, folder, "fineweb-edu", revision=source.revision, shard_bytes=FINEWEB_SHARD_BYTES)
+    return prepare_shards(
+        source,
+        folder,
+        "fineweb-edu",
+        revision=source.revision,
+        shard_bytes=FINEWEB_SHARD_BYTES,
+    )
 
 
-def fineweb_source(folder: str | Path | None = None, *, limit_bytes: int, rank: int = 0, world: int = 1,
-                   **options: Any) -> tuple[Path, fineweb.FineWebEdu]:
-    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what is read; see FineWebEdu.
+def fineweb_source(
+    folder: str | Path | None = None,
+    *,
+    limit_bytes: int,
+    rank: int = 0,
+    world: int = 1,
+    **options: Any,
+) -> tuple[Path, fineweb.FineWebEdu]:
+    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what
+    is read; see FineWebEdu.
 
-    Shards stay with the dataset's commit that they were begun at. DataError when the folder holds others, or when the
-    disk is too small for all of it.
+    Shards stay with the dataset's commit that they were begun at. DataError when the
+    folder holds others, or when the disk is too small for all of it.
     """
     folder = Path(folder or fineweb.default_folder(limit_bytes, rank, world))
-    found = read_manifest(folder) if (folder / MANIFEST).is_file() else {"revision": None, "shards": []}
+    found = (
+        read_manifest(folder)
+        if (folder / MANIFEST).is_file()
+        else {"revision": None, "shards": []}
+    )
     if not found.get("complete"):
-        fineweb.check_disk(folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"]))
+        fineweb.check_disk(
+            folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"])
+        )
     begun_at = (found["revision"] or "").split(", score")[0]
-    if begun_at and not found["complete"] and not (options.get("files") or begun_at.startswith(fineweb.SUBSET)):
-        raise DataError(f"{folder.name} was begun from files ({begun_at[:60]})", "give the same --files to go on")
-    source = fineweb.FineWebEdu(limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options)
-    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)  # refuses a folder of other shards
+    if (
+        begun_at
+        and not found["complete"]
+        and not (options.get("files") or begun_at.startswith(fineweb.SUBSET))
+    ):
+        raise DataError(
+            f"{folder.name} was begun from files ({begun_at[:60]})",
+            "give the same --files to go on",
+        )
+    source = fineweb.FineWebEdu(
+        limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options
+    )
+    # refuses a folder of other shards
+    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)
     return folder, source
 
 
@@ -95,40 +159,68 @@ def fingerprint(path: Path) -> str:
     """sha256 of a file's bytes, or of the names and digests of a folder's files."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
-        inside = "".join(f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in files)
+        inside = "".join(
+            f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in files
+        )
         return hashlib.sha256(inside.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_held_out(document: str | bytes) -> bool:
-    """One document in twenty, chosen by its own bytes: the same on every machine, whatever stands around it."""
-    data = document.encode("utf-8", errors="replace") if isinstance(document, str) else document
+    """One document in twenty, chosen by its own bytes: the same on every machine,
+    whatever stands around it.
+    """
+    data = (
+        document.encode("utf-8", errors="replace")
+        if isinstance(document, str)
+        else document
+    )
     return int(hashlib.sha1(data).hexdigest()[:8], 16) % 20 == 0
 
 
 class ShardWriter:
-    """Collects documents and commits them as one shard a split; the manifest says how many documents were read."""
+    """Collects documents and commits them as one shard a split; the manifest says how
+    many documents were read.
+    """
 
-    def __init__(self, folder: Path, source: str, revision: str | None, shard_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, source: str, revision: str | None, shard_bytes: int
+    ) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
-        self.manifest = {"format": 1, "source": source, "revision": revision, "shard_bytes": shard_bytes,
-                         "complete": False, "documents_read": 0, "shards": []}
+        self.manifest = {
+            "format": 1,
+            "source": source,
+            "revision": revision,
+            "shard_bytes": shard_bytes,
+            "complete": False,
+            "documents_read": 0,
+            "shards": [],
+        }
         if (folder / MANIFEST).is_file():
             found = read_manifest(folder)
-            same = all(found.get(key) == self.manifest[key] for key in ("format", "source", "revision", "shard_bytes"))
+            same = all(
+                found.get(key) == self.manifest[key]
+                for key in ("format", "source", "revision", "shard_bytes")
+            )
             if not same:
-                raise DataError(f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), "
-                                f"not of {source!r} ({revision})", "choose another folder, or delete this one")
+                raise DataError(
+                    f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), "
+                    f"not of {source!r} ({revision})",
+                    "choose another folder, or delete this one",
+                )
             self.manifest = found
         self.waiting: dict[str, list[bytes]] = {"train": [], "val": []}
         self.waiting_bytes = 0
 
-    def write(self, tagged: Iterable[tuple[str, str | None]], cursor: Any = None) -> None:
-        """Reads (document, split) pairs to the end, committing whenever shard_bytes have come together.
+    def write(
+        self, tagged: Iterable[tuple[str, str | None]], cursor: Any = None
+    ) -> None:
+        """Reads (document, split) pairs to the end, committing whenever shard_bytes
+        have come together.
 
-        Where the split is None, the document's hash decides. `cursor` is where they come from, if it can say where it
-        is: its `state()` goes into the manifest.
+        Where the split is None, the document's hash decides. `cursor` is where they
+        come from, if it can say where it is: its `state()` goes into the manifest.
         """
         self.cursor, read = cursor, self.manifest["documents_read"]
         if cursor and "cursor" in self.manifest:
@@ -142,14 +234,18 @@ class ShardWriter:
             if data := data.replace(b"\0", b""):  # byte 0 only separates
                 self.waiting[split].append(data + b"\0")
                 self.waiting_bytes += len(data) + 1
-            if self.waiting_bytes >= self.shard_bytes and (self.manifest["shards"] or all(self.waiting.values())):
+            if self.waiting_bytes >= self.shard_bytes and (
+                self.manifest["shards"] or all(self.waiting.values())
+            ):
                 self.commit(read)
         if not self.manifest["shards"]:
             self.keep_both_sides()
         self.commit(read, complete=True)
 
     def commit(self, documents_read: int, complete: bool = False) -> None:
-        """Writes what waits as shards and then the manifest: killed in between, the shards are simply written again."""
+        """Writes what waits as shards and then the manifest: killed in between, the
+        shards are simply written again.
+        """
         for split, documents in self.waiting.items():
             if not documents:
                 continue
@@ -157,21 +253,35 @@ class ShardWriter:
             data = b"".join(documents)
             name = f"{split}-{number:05d}.bin"
             write_atomic(self.folder / name, data)
-            self.manifest["shards"].append({"file": name, "split": split, "bytes": len(data),
-                                            "documents": len(documents), "sha256": hashlib.sha256(data).hexdigest()})
+            self.manifest["shards"].append(
+                {
+                    "file": name,
+                    "split": split,
+                    "bytes": len(data),
+                    "documents": len(documents),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                }
+            )
         self.waiting, self.waiting_bytes = {"train": [], "val": []}, 0
         self.manifest |= {"documents_read": documents_read, "complete": complete}
         self.manifest.pop("cursor", None)
         if self.cursor and not complete:
             self.manifest["cursor"] = self.cursor.state()
-        write_atomic(self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n")
+        write_atomic(
+            self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n"
+        )
 
     def keep_both_sides(self) -> None:
-        """A small corpus may have nothing on one side of the split: its last document moves over."""
+        """A small corpus may have nothing on one side of the split: its last document
+        moves over.
+        """
         train, val = self.waiting["train"], self.waiting["val"]
         if len(train) + len(val) < 2:
-            raise DataError(f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at "
-                            "least two", "add text: one document is held out to measure on, the others are trained on")
+            raise DataError(
+                f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at "
+                "least two",
+                "add text: one document is held out to measure on, the others are trained on",
+            )
         if not val:
             val.append(train.pop())
         if not train:
@@ -183,9 +293,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except OSError:
-        raise DataError(f"{folder.name} holds no shards", "make them with `tilelli data NAME --out FOLDER`") from None
+        raise DataError(
+            f"{folder.name} holds no shards",
+            "make them with `tilelli data NAME --out FOLDER`",
+        ) from None
     except ValueError:
-        raise DataError(f"the manifest of {folder.name} is not JSON", "delete the folder and make it again") from None
+        raise DataError(
+            f"the manifest of {folder.name} is not JSON",
+            "delete the folder and make it again",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -217,65 +333,108 @@ class Shards:
     val: Split
     manifest: dict[str, Any]
 
-    def batch(self, rows: int, context: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random windows of the training side: x and targets, (rows, context) long each, targets one byte ahead."""
-        lengths = torch.tensor([max(len(shard) - context, 0) for shard in self.train.shards])  # starts in each shard
+    def batch(
+        self, rows: int, context: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Random windows of the training side: x and targets, (rows, context) long
+        each, targets one byte ahead.
+        """
+        # starts in each shard
+        lengths = torch.tensor(
+            [max(len(shard) - context, 0) for shard in self.train.shards]
+        )
         if int(lengths.sum()) == 0:
-            raise DataError(f"the training side has {len(self.train):,} bytes, the model reads {context} + 1 at once",
-                            "add text, or lower model.context")
+            raise DataError(
+                f"the training side has {len(self.train):,} bytes, the model reads {context} + 1 at once",
+                "add text, or lower model.context",
+            )
         ends = lengths.cumsum(0)
         starts = torch.randint(int(ends[-1]), (rows,), generator=generator)
         which = torch.searchsorted(ends, starts, right=True)
         begins = starts - (ends - lengths)[which]
         places = zip(which.tolist(), begins.tolist(), strict=True)
-        stacked = torch.from_numpy(np.stack([self.train.shards[s][b:b + context + 1] for s, b in places])).long()
+        stacked = torch.from_numpy(
+            np.stack([self.train.shards[s][b : b + context + 1] for s, b in places])
+        ).long()
         return stacked[:, :-1], stacked[:, 1:]
 
     def describe(self) -> dict[str, Any]:
         """What a run record says about its data."""
         digests = "".join(shard["sha256"] for shard in self.manifest["shards"])
-        return {"source": self.manifest["source"], "sha256": hashlib.sha256(digests.encode()).hexdigest(),
-                "train_bytes": len(self.train), "val_bytes": len(self.val),
-                "train_shards": len(self.train.shards), "val_shards": len(self.val.shards)}
+        return {
+            "source": self.manifest["source"],
+            "sha256": hashlib.sha256(digests.encode()).hexdigest(),
+            "train_bytes": len(self.train),
+            "val_bytes": len(self.val),
+            "train_shards": len(self.train.shards),
+            "val_shards": len(self.val.shards),
+        }
 
     def as_described(self, data: dict[str, Any]) -> "Shards":
-        """The shards that `data`, a `describe()` of before, was about: those that were written since are left out.
+        """The shards that `data`, a `describe()` of before, was about: those that were
+        written since are left out.
 
         Raises DataError when they are not the same any more.
         """
         train, val = data.get("train_shards"), data.get("val_shards")
-        sides = [[shard for shard in self.manifest["shards"] if shard["split"] == side] for side in ("train", "val")]
+        sides = [
+            [shard for shard in self.manifest["shards"] if shard["split"] == side]
+            for side in ("train", "val")
+        ]
         files = [shard["file"] for shard in sides[0][:train] + sides[1][:val]]
-        manifest = self.manifest | {"shards": [shard for shard in self.manifest["shards"] if shard["file"] in files]}
-        view = Shards(self.folder, Split(self.train.shards[:train]), Split(self.val.shards[:val]), manifest)
+        manifest = self.manifest | {
+            "shards": [
+                shard for shard in self.manifest["shards"] if shard["file"] in files
+            ]
+        }
+        view = Shards(
+            self.folder,
+            Split(self.train.shards[:train]),
+            Split(self.val.shards[:val]),
+            manifest,
+        )
         if view.describe()["sha256"] != data["sha256"]:
-            raise DataError(f"{self.folder.name} does not hold the data that the run was started on",
-                            "resume with the same --corpus")
+            raise DataError(
+                f"{self.folder.name} does not hold the data that the run was started on",
+                "resume with the same --corpus",
+            )
         return view
 
     def grown(self, train: int | None = None) -> "Shards | None":
-        """The same with the training shards that were written since (up to `train` in all); None when none were.
+        """The same with the training shards that were written since (up to `train` in
+        all); None when none were.
 
         The held-out side stays as it is, so that figures before and after compare.
         """
         if not (self.folder / MANIFEST).is_file():
             return None
-        now = [shard for shard in read_manifest(self.folder)["shards"] if shard["split"] == "train"]
-        new = now[len(self.train.shards):train]
-        side = Split(self.train.shards + [map_shard(self.folder, shard) for shard in new])
+        now = [
+            shard
+            for shard in read_manifest(self.folder)["shards"]
+            if shard["split"] == "train"
+        ]
+        new = now[len(self.train.shards) : train]
+        side = Split(
+            self.train.shards + [map_shard(self.folder, shard) for shard in new]
+        )
         manifest = self.manifest | {"shards": self.manifest["shards"] + new}
         return Shards(self.folder, side, self.val, manifest) if new else None
 
 
 def open_shards(folder: str | Path, verify: bool = True) -> Shards:
-    """Maps the shards of a folder into memory after checking size and sha256. Raises DataError for an altered one."""
+    """Maps the shards of a folder into memory after checking size and sha256. Raises
+    DataError for an altered one.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     splits: dict[str, list[np.ndarray]] = {"train": [], "val": []}
     for shard in manifest["shards"]:
         splits[shard["split"]].append(map_shard(folder, shard, verify))
     if not (splits["train"] and splits["val"]):
-        raise DataError(f"{folder.name} is not finished: one side of the split is empty", "run the same command again")
+        raise DataError(
+            f"{folder.name} is not finished: one side of the split is empty",
+            "run the same command again",
+        )
     return Shards(folder, Split(splits["train"]), Split(splits["val"]), manifest)
 
 
@@ -283,9 +442,18 @@ def map_shard(folder: Path, shard: dict[str, Any], verify: bool = True) -> np.nd
     """One shard of the manifest, mapped into memory after the checks of open_shards."""
     path = folder / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
-        size = f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}" if path.is_file() else "missing"
-        raise DataError(f"shard {path.name} is {size}", f"delete the folder {folder.name} and make it again")
+        size = (
+            f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}"
+            if path.is_file()
+            else "missing"
+        )
+        raise DataError(
+            f"shard {path.name} is {size}",
+            f"delete the folder {folder.name} and make it again",
+        )
     if verify and fingerprint(path) != shard["sha256"]:
-        raise DataError(f"shard {path.name} was altered since it was written: its checksum differs",
-                        f"delete the folder {folder.name} and make the shards again")
+        raise DataError(
+            f"shard {path.name} was altered since it was written: its checksum differs",
+            f"delete the folder {folder.name} and make the shards again",
+        )
     return np.memmap(path, dtype=np.uint8, mode="r")

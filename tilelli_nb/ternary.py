@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from .errors import CheckpointError
 
 SMALLEST_SCALE = 1e-5  # keeps a matrix of zeros from dividing by zero
-POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)  # five digits to base three fit into a byte: 243 <= 256
+# five digits to base three fit into a byte: 243 <= 256
+POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)
 
 
 def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes in {-1, 0, 1} (dtype of w) and the scale alpha = mean|w|, so that w is roughly alpha * codes.
+    """Codes in {-1, 0, 1} (dtype of w) and the scale alpha = mean|w|, so that w is
+    roughly alpha * codes.
 
-    Rounding is half to even; the scale is computed in fp32 or better. After Ma et al. 2024, arXiv:2402.17764.
+    Rounding is half to even; the scale is computed in fp32 or better. After Ma et al.
+    2024, arXiv:2402.17764.
     """
     w32 = w.to(torch.promote_types(w.dtype, torch.float32))
     scale = w32.abs().mean().clamp(min=SMALLEST_SCALE)
@@ -24,7 +27,9 @@ def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StraightThrough(torch.autograd.Function):
-    """Forward: the ternary weight. Backward: the gradient of the ternary weight, handed to the latent one unchanged."""
+    """Forward: the ternary weight. Backward: the gradient of the ternary weight, handed
+    to the latent one unchanged.
+    """
 
     @staticmethod
     def forward(ctx, w: Tensor) -> Tensor:
@@ -37,9 +42,13 @@ class StraightThrough(torch.autograd.Function):
 
 
 class TernaryLinear(nn.Module):
-    """A linear map without bias that multiplies by alpha * codes and trains the latent weight (out, in) behind them."""
+    """A linear map without bias that multiplies by alpha * codes and trains the latent
+    weight (out, in) behind them.
+    """
 
-    packed = False  # True: `weight` came from a packed file, is alpha * codes already, and is never rounded again
+    # True: `weight` came from a packed file, is alpha * codes already, and is never
+    # rounded again
+    packed = False
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
@@ -51,7 +60,9 @@ class TernaryLinear(nn.Module):
         return (weight.sign(), weight.abs().max()) if self.packed else ternarize(weight)
 
     def ternary_weight(self) -> Tensor:
-        """The weight that is used, (out, in): never more than three different values."""
+        """The weight that is used, (out, in): never more than three different
+        values.
+        """
         if self.packed:
             return self.weight
         with torch.autocast(self.weight.device.type, enabled=False):
@@ -67,7 +78,9 @@ class TernaryLinear(nn.Module):
 
 
 class TernaryFFN(nn.Module):
-    """Ternary up to expand * D, exact GELU, ternary down to D. It sees one byte at a time."""
+    """Ternary up to expand * D, exact GELU, ternary down to D. It sees one byte at a
+    time.
+    """
 
     def __init__(self, d_model: int, expand: int = 4) -> None:
         super().__init__()
@@ -75,11 +88,15 @@ class TernaryFFN(nn.Module):
         self.down = TernaryLinear(expand * d_model, d_model)
 
     def forward(self, y: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). There is nothing to remember, so `state` is left as it is."""
+        """(B, T, D) -> (B, T, D). There is nothing to remember, so `state` is left as
+        it is.
+        """
         return self.down(F.gelu(self.up(y)))
 
     def new_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        """The two ternary weights, made once, so that a step does not round them again."""
+        """The two ternary weights, made once, so that a step does not round them
+        again.
+        """
         return self.up.ternary_weight(), self.down.ternary_weight()
 
     def step(self, y_t: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
@@ -89,29 +106,46 @@ class TernaryFFN(nn.Module):
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Codes of any shape, row by row -> uint8, five to a byte: the first code lowest, each as the digit code + 1.
+    """Codes of any shape, row by row -> uint8, five to a byte: the first code lowest,
+    each as the digit code + 1.
 
-    The last byte is filled up with code 0. Raises CheckpointError for a value that is no code. Keep the scale beside
-    the bytes: ternarizing scale * codes again would give a smaller one.
+    The last byte is filled up with code 0. Raises CheckpointError for a value that is
+    no code. Keep the scale beside the bytes: ternarizing scale * codes again would give
+    a smaller one.
     """
     flat = codes.reshape(-1)
     if not ((flat == -1) | (flat == 0) | (flat == 1)).all():
-        raise CheckpointError("pack() was given a value other than -1, 0 and 1", "give it the codes of ternarize(w)")
-    digits = F.pad(flat.to(torch.int8) + 1, (0, -len(flat) % 5), value=1).to(torch.uint8)
+        raise CheckpointError(
+            "pack() was given a value other than -1, 0 and 1",
+            "give it the codes of ternarize(w)",
+        )
+    digits = F.pad(flat.to(torch.int8) + 1, (0, -len(flat) % 5), value=1).to(
+        torch.uint8
+    )
     return (digits.view(-1, 5) * POWERS.to(codes.device)).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, shape: int | Sequence[int]) -> Tensor:
-    """The inverse: the bytes, and how many codes or in which shape -> int8 codes. Raises CheckpointError."""
+    """The inverse: the bytes, and how many codes or in which shape -> int8 codes.
+    Raises CheckpointError.
+    """
     count = shape if isinstance(shape, int) else math.prod(shape)
     if packed.dtype != torch.uint8 or packed.numel() != (count + 4) // 5:
-        raise CheckpointError(f"{packed.numel()} values of {packed.dtype} are not {count} codes, five to a byte",
-                              "give the uint8 bytes that pack() made and the shape of the codes they were made from")
-    if (packed >= 3 ** 5).any():
-        raise CheckpointError(f"a byte of {int(packed.max())} holds no five codes: 242 is the largest that does",
-                              "the packed weights are damaged, or something else: copy or make them again")
-    codes = (packed.reshape(-1, 1) // POWERS.to(packed.device) % 3).to(torch.int8).reshape(-1) - 1
+        raise CheckpointError(
+            f"{packed.numel()} values of {packed.dtype} are not {count} codes, five to a byte",
+            "give the uint8 bytes that pack() made and the shape of the codes they were made from",
+        )
+    if (packed >= 3**5).any():
+        raise CheckpointError(
+            f"a byte of {int(packed.max())} holds no five codes: 242 is the largest that does",
+            "the packed weights are damaged, or something else: copy or make them again",
+        )
+    codes = (packed.reshape(-1, 1) // POWERS.to(packed.device) % 3).to(
+        torch.int8
+    ).reshape(-1) - 1
     if codes[count:].any():
-        raise CheckpointError(f"there are codes behind the {count} that were asked for",
-                              "give the shape of the codes that were packed")
+        raise CheckpointError(
+            f"there are codes behind the {count} that were asked for",
+            "give the shape of the codes that were packed",
+        )
     return codes[:count].reshape(shape)

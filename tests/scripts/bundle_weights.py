@@ -1,9 +1,11 @@
-"""Makes a finished run part of the book: its record under book/runs, its weights in bf16 in the package, a model card.
+"""Makes a finished run part of the book: its record under book/runs, its weights in
+bf16 in the package, a model card.
 
     python tests/scripts/bundle_weights.py runs/nano-stories nano --corpus stories
 
-The card's numbers are measured here, on the weights as they are bundled and on the run's held-out stream. Of a long
-run's metrics the book keeps every fiftieth step and every evaluation.
+The card's numbers are measured here, on the weights as they are bundled and on the
+run's held-out stream. Of a long run's metrics the book keeps every fiftieth step and
+every evaluation.
 """
 
 import argparse
@@ -67,63 +69,115 @@ def history(record: dict) -> list[dict]:
 
 def command(record: dict, corpus: str, processes: int) -> str:
     """What to type to train the same again."""
-    train, start = record["config"]["train"], re.match(r"Started from the weights of (\S+)\.", record["notes"])
+    train, start = (
+        record["config"]["train"],
+        re.match(r"Started from the weights of (\S+)\.", record["notes"]),
+    )
     init = f" --init {start[1]}" if start else ""
-    program = "tilelli" if processes == 1 else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
-    return (f"{program} train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
-            f"--lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}{init} --out runs/{record['name']}")
+    program = (
+        "tilelli"
+        if processes == 1
+        else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
+    )
+    return (
+        f"{program} train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
+        f"--lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}{init} --out runs/{record['name']}"
+    )
 
 
 def quote(tok, lm, prompt: str, seed: int) -> str:
     ids = tok.encode(prompt)
     out = tok.decode(lm.generate(ids, max_new=700, temperature=0.3, seed=seed))
-    return "> **" + prompt + "**" + out[len(prompt):].replace("\n", "\n>\n> ")
+    return "> **" + prompt + "**" + out[len(prompt) :].replace("\n", "\n>\n> ")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--corpus", required=True)
     args = parser.parse_args()
     record, folder = load_record(args.run), ROOT / "tilelli_nb" / "weights" / args.name
     lm = TilelliLM.from_pretrained(args.run)
-    lm.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"])
+    lm.save_pretrained(
+        folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"]
+    )
     shards = open_corpus(args.corpus)
     held_out = shards.val.read(FINAL_EVAL_BYTES)
-    assert shards.describe()["sha256"] == record["data"]["sha256"], "this is not the corpus of the run"
+    assert shards.describe()["sha256"] == record["data"]["sha256"], (
+        "this is not the corpus of the run"
+    )
     bundled, train = TilelliLM.from_pretrained(folder), record["config"]["train"]
     model, tok = record["config"]["model"], ByteTokenizer()
     bits = bundled.score(held_out)
-    bundled.save_pretrained(folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"])
+    bundled.save_pretrained(
+        folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"]
+    )
     runs, results = history(record), args.run / "results.json"
-    processes = json.loads(results.read_text()).get("processes", 1) if results.is_file() else 1
-    training = [f"{run['steps']:,} steps of {t['batch']} x {model['context']} bytes, peak learning rate {t['lr']:g}, "
-                f"seed {t['seed']}" for run in runs for t in [run["config"]["train"]]]
-    prompts = ["Once upon a time", "Once there was a little fox named Pip.", "Tom was a tall boy."]
+    processes = (
+        json.loads(results.read_text()).get("processes", 1) if results.is_file() else 1
+    )
+    training = [
+        f"{run['steps']:,} steps of {t['batch']} x {model['context']} bytes, peak learning rate {t['lr']:g}, "
+        f"seed {t['seed']}"
+        for run in runs
+        for t in [run["config"]["train"]]
+    ]
+    prompts = [
+        "Once upon a time",
+        "Once there was a little fox named Pip.",
+        "Tom was a tall boy.",
+    ]
     card = CARD.format(
-        name=args.name, parameters=sum(p.numel() for p in lm.parameters()), config=record["config"]["name"],
-        blocks=model["n_blocks"], width=model["d_model"], context=model["context"], source=f"`{args.corpus}`",
-        train_mb=record["data"]["train_bytes"] / 1e6, val_kb=record["data"]["val_bytes"] / 1e3,
-        training="; then ".join(training), seen_mb=sum(run["bytes_seen"] for run in runs) / 1e6, seed=train["seed"],
-        minutes=sum(run["wall_s"] for run in runs) / 60, device=record["gpu_name"] or "CPU",
-        speed=record["bytes_per_s"], bits=bits, fp32_bits=record["val_bpb"],
+        name=args.name,
+        parameters=sum(p.numel() for p in lm.parameters()),
+        config=record["config"]["name"],
+        blocks=model["n_blocks"],
+        width=model["d_model"],
+        context=model["context"],
+        source=f"`{args.corpus}`",
+        train_mb=record["data"]["train_bytes"] / 1e6,
+        val_kb=record["data"]["val_bytes"] / 1e3,
+        training="; then ".join(training),
+        seen_mb=sum(run["bytes_seen"] for run in runs) / 1e6,
+        seed=train["seed"],
+        minutes=sum(run["wall_s"] for run in runs) / 60,
+        device=record["gpu_name"] or "CPU",
+        speed=record["bytes_per_s"],
+        bits=bits,
+        fp32_bits=record["val_bpb"],
         sliding=bundled.score(held_out, sliding=True),
-        records=", ".join(f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs),
+        records=", ".join(
+            f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs
+        ),
         bzip2=8 * len(bz2.compress(held_out, 9)) / len(held_out),
-        xz=8 * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)) / len(held_out),
+        xz=8
+        * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME))
+        / len(held_out),
         command="\n".join(command(run, args.corpus, processes) for run in runs),
-        samples="\n\n".join(quote(tok, bundled, prompt, train["seed"]) for prompt in prompts))
+        samples="\n\n".join(
+            quote(tok, bundled, prompt, train["seed"]) for prompt in prompts
+        ),
+    )
     write_atomic(folder / "README.md", card.encode())
     kept = ROOT / "book" / "runs" / record["name"]
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("run.json", "samples.jsonl", "results.json"):
         if (args.run / file).is_file():
             shutil.copy(args.run / file, kept / file)
-    lines = [line for line in (args.run / "metrics.jsonl").read_text().splitlines(keepends=True)
-             if (entry := json.loads(line))["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry]
+    lines = [
+        line
+        for line in (args.run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        if (entry := json.loads(line))["step"] == 1
+        or entry["step"] % 50 == 0
+        or "val_bpb" in entry
+    ]
     (kept / "metrics.jsonl").write_text("".join(lines))
-    print(f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}")
+    print(
+        f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Hostile input for generation: random bytes as prompts, random settings. Nothing may crash, or write half a character.
+"""Hostile input for generation: random bytes as prompts, random settings. Nothing may
+crash, or write half a character.
 
-    python tests/scripts/fuzz_generation.py [--prompts 10000] [--settings 1000] [--model tilelli/nano] [--seed 0]
+    python tests/scripts/fuzz_generation.py [--prompts 10000] [--settings 1000] [--model
+    tilelli/nano] [--seed 0]
 
-Prompts are of 0 to 2,000 bytes, a few of 100 KB: random bytes, NULs, cut and invalid UTF-8, one repeated byte. Each is
-continued by the model as it is or prepared in one of the four forms, alone or as a batch, and read back through the
-tokenizer's stream. Settings are drawn from their ranges and far outside: what is inside must work, what is outside must
-be one GenerationError that names the setting. Prints what was done; exit code 1 and the seed of the case otherwise.
+Prompts are of 0 to 2,000 bytes, a few of 100 KB: random bytes, NULs, cut and invalid
+UTF-8, one repeated byte. Each is continued by the model as it is or prepared in one of
+the four forms, alone or as a batch, and read back through the tokenizer's stream.
+Settings are drawn from their ranges and far outside: what is inside must work, what is
+outside must be one GenerationError that names the setting. Prints what was done; exit
+code 1 and the seed of the case otherwise.
 """
 
 import argparse
@@ -27,13 +31,16 @@ FINE = {
     "temperature": lambda r: r.choice([0, 0.0, 5e-324, 1e-9, r.uniform(0, 3), 1e308]),
     "top_k": lambda r: r.choice([None, 1, r.randint(1, 256), 256]),
     "top_p": lambda r: r.choice([None, 1e-300, 1 - r.random(), 1]),
-    "seed": lambda r: r.choice([None, 0, r.getrandbits(61), 2 ** 62]),
+    "seed": lambda r: r.choice([None, 0, r.getrandbits(61), 2**62]),
     "stop": lambda r: r.choice([(), (0,), [10, 0], range(256), b"\n", {1, 2}]),
 }
 WRONG = {
-    "max_new": [-1, 2.5, None, "3", math.inf], "temperature": [-1e-9, math.nan, math.inf, -math.inf, None, "hot", 1j],
-    "top_k": [0, -5, 257, 10 ** 9, 1.5, "4"], "top_p": [0, -0.1, 1.0000001, math.nan, "all", 2],
-    "seed": [-1, 2 ** 62 + 1, 0.5, "x"], "stop": [(256,), (-1,), (0.5,), None, 3, ("a",)],
+    "max_new": [-1, 2.5, None, "3", math.inf],
+    "temperature": [-1e-9, math.nan, math.inf, -math.inf, None, "hot", 1j],
+    "top_k": [0, -5, 257, 10**9, 1.5, "4"],
+    "top_p": [0, -0.1, 1.0000001, math.nan, "all", 2],
+    "seed": [-1, 2**62 + 1, 0.5, "x"],
+    "stop": [(256,), (-1,), (0.5,), None, 3, ("a",)],
 }
 
 
@@ -42,9 +49,20 @@ def prompt(r: random.Random) -> list[int]:
     n = r.randint(0, r.choice([1, 5, 127, 128, 129, 255, 256, 257, 2000]))
     characters = "".join(r.choices(CHARACTERS, k=n // 2)).encode()
     broken = [b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5", b"\xe2\x82"]
-    texts = {b"": 5, r.randbytes(n): 30, bytes(n): 10, bytes([r.randrange(256)]) * n: 10, characters: 15,
-             characters[1:-1]: 15, r.choice(broken) * n: 15}
-    return list(r.randbytes(100_000) if r.random() < 0.001 else r.choices(list(texts), list(texts.values()))[0])
+    texts = {
+        b"": 5,
+        r.randbytes(n): 30,
+        bytes(n): 10,
+        bytes([r.randrange(256)]) * n: 10,
+        characters: 15,
+        characters[1:-1]: 15,
+        r.choice(broken) * n: 15,
+    }
+    return list(
+        r.randbytes(100_000)
+        if r.random() < 0.001
+        else r.choices(list(texts), list(texts.values()))[0]
+    )
 
 
 def check_text(ids: list[int]) -> None:
@@ -55,13 +73,21 @@ def check_text(ids: list[int]) -> None:
     assert "".join(pieces) == bytes(ids).decode("utf-8", errors="replace")
 
 
-def try_prompts(models: dict, count: int, seed: int, max_new: int = 3) -> dict[str, int]:
-    """Continues `count` hostile prompts; returns how many each model had. Raises at the first that goes wrong."""
+def try_prompts(
+    models: dict, count: int, seed: int, max_new: int = 3
+) -> dict[str, int]:
+    """Continues `count` hostile prompts; returns how many each model had. Raises at the
+    first that goes wrong.
+    """
     done = dict.fromkeys(models, 0)
     for number in range(count):
         r = random.Random(f"{seed} prompt {number}")
         name = r.choice(list(models))
-        lm, ids, settings = models[name], prompt(r), {"max_new": max_new, "seed": number, "stop": ()}
+        lm, ids, settings = (
+            models[name],
+            prompt(r),
+            {"max_new": max_new, "seed": number, "stop": ()},
+        )
         try:
             if r.random() < 0.2:
                 out = lm.generate([ids, prompt(r)[:300]], **settings)[0]
@@ -69,17 +95,21 @@ def try_prompts(models: dict, count: int, seed: int, max_new: int = 3) -> dict[s
                 out = [*ids, *lm.stream(ids, **settings)]
             else:
                 out = lm.generate(ids, **settings)
-            assert out[:len(ids)] == ids and len(out) == len(ids) + max_new
+            assert out[: len(ids)] == ids and len(out) == len(ids) + max_new
             assert all(0 <= byte < 256 for byte in out)
             check_text(out)
         except Exception as error:
-            raise AssertionError(f"prompt {number} of seed {seed} with {name}: {len(ids)} bytes, {ids[:20]}") from error
+            raise AssertionError(
+                f"prompt {number} of seed {seed} with {name}: {len(ids)} bytes, {ids[:20]}"
+            ) from error
         done[name] += 1
     return done
 
 
 def try_settings(lm, count: int, seed: int) -> tuple[int, int]:
-    """`count` random settings: how many were inside their ranges, and how many were refused by one clear error."""
+    """`count` random settings: how many were inside their ranges, and how many were
+    refused by one clear error.
+    """
     inside = refused = 0
     for number in range(count):
         r = random.Random(f"{seed} settings {number}")
@@ -90,18 +120,27 @@ def try_settings(lm, count: int, seed: int) -> tuple[int, int]:
         try:
             out = lm.generate([104, 105], **settings)
             assert not wrong, "it was accepted"
-            assert out[:2] == [104, 105] and len(out) <= 2 + settings.get("max_new", 128)
+            assert out[:2] == [104, 105] and len(out) <= 2 + settings.get(
+                "max_new", 128
+            )
             inside += 1
         except GenerationError as error:
-            assert wrong and error.problem.startswith(f"{wrong} = ") and error.fix, (settings, error)
+            assert wrong and error.problem.startswith(f"{wrong} = ") and error.fix, (
+                settings,
+                error,
+            )
             refused += 1
         except Exception as error:
-            raise AssertionError(f"settings {number} of seed {seed}: {settings}") from error
+            raise AssertionError(
+                f"settings {number} of seed {seed}: {settings}"
+            ) from error
     return inside, refused
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=10_000)
     parser.add_argument("--settings", type=int, default=1_000)
     parser.add_argument("--model", default="tilelli/nano")
@@ -120,8 +159,10 @@ def main() -> None:
         sys.exit(1)
     counts = ", ".join(f"{n:,} {name}" for name, n in done.items())
     print(f"{args.prompts:,} prompts in {middle - start:.0f} s: {counts}")
-    print(f"{args.settings:,} settings in {time.perf_counter() - middle:.0f} s: {inside:,} worked, {refused:,} were "
-          "refused, each by one error that names the setting")
+    print(
+        f"{args.settings:,} settings in {time.perf_counter() - middle:.0f} s: {inside:,} worked, {refused:,} were "
+        "refused, each by one error that names the setting"
+    )
 
 
 if __name__ == "__main__":

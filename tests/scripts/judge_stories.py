@@ -1,11 +1,14 @@
-"""Lets a model write stories and holds each against the plots they are made from: is it one story from end to end?
+"""Lets a model write stories and holds each against the plots they are made from: is it
+one story from end to end?
 
-    python tests/scripts/judge_stories.py [--model tilelli/nano] [--stories 200] [--temperatures 0.3 0.5] [--out FOLDER]
+    python tests/scripts/judge_stories.py [--model tilelli/nano] [--stories 200]
+    [--temperatures 0.3 0.5] [--out FOLDER]
 
-A story is *whole* when every sentence is one of the same plot, in order, up to the end, and every name, pronoun and
-thing in it is the one that the story began with (the red kite stays red, Lily stays Lily). It *slips* when the plot is
-whole but something in it is exchanged; otherwise it has *lost the plot*. With --out the verdicts are kept as a record,
-with the text where it is not whole.
+A story is *whole* when every sentence is one of the same plot, in order, up to the end,
+and every name, pronoun and thing in it is the one that the story began with (the red
+kite stays red, Lily stays Lily). It *slips* when the plot is whole but something in it
+is exchanged; otherwise it has *lost the plot*. With --out the verdicts are kept as a
+record, with the text where it is not whole.
 """
 
 import argparse
@@ -23,7 +26,9 @@ BEGIN = "Once upon a time"
 
 
 def casts() -> dict[str, list[_Slots]]:
-    """Every row of every table as the slots that it fills; a thing once for each of its looks."""
+    """Every row of every table as the slots that it fills; a thing once for each of its
+    looks.
+    """
     found = defaultdict(list)
     for table, rows in WORLD.rows.items():
         for row in rows:
@@ -32,10 +37,16 @@ def casts() -> dict[str, list[_Slots]]:
                 if "looks" in row:
                     slots[table] = f"{looks} {row[table + '0']}"
                 if table == "place":
-                    slots |= {"at": f"{row['at']} {row['place']}", "to": f"to {row['place']}"}
+                    slots |= {
+                        "at": f"{row['at']} {row['place']}",
+                        "to": f"to {row['place']}",
+                    }
                 if table == "people":
                     for who in ("", "f", "e", "h"):
-                        slots |= {who + slot: word for slot, word in PRONOUNS[row[who + "sex"]].items()}
+                        slots |= {
+                            who + slot: word
+                            for slot, word in PRONOUNS[row[who + "sex"]].items()
+                        }
                 found[table].append(_Slots(slots))
     return dict(found)
 
@@ -45,7 +56,9 @@ CASTS = casts()
 
 @cache
 def values(slot: str) -> tuple[str, dict[str, set[int]]]:
-    """The table that a slot belongs to, and for each text it can stand for, the rows that say so."""
+    """The table that a slot belongs to, and for each text it can stand for, the rows
+    that say so.
+    """
     plain = slot.removesuffix("_cap").removeprefix("a_").removeprefix("A_").lower()
     for table, rows in CASTS.items():
         if plain in rows[0]:
@@ -54,7 +67,12 @@ def values(slot: str) -> tuple[str, dict[str, set[int]]]:
                 for his in ("his", "her"):  # what a slot stands for may hold {his}
                     texts[row[slot].replace("{his}", his)].add(number)
             return table, texts
-    words = [word for name, listed in WORLD.words.items() if name.split("_")[0] == plain for word in listed]
+    words = [
+        word
+        for name, listed in WORLD.words.items()
+        if name.split("_")[0] == plain
+        for word in listed
+    ]
     return "", {word: set() for word in words}
 
 
@@ -70,7 +88,9 @@ class Sentence:
         for piece in re.split(r"(<\w+>|\{\w+\})", text):
             if piece[:1] == "<":
                 lines = WORLD.lines(piece[1:-1], weather)
-                parts.append("(?:" + "|".join(self.read(line, weather) for line in lines) + ")")
+                parts.append(
+                    "(?:" + "|".join(self.read(line, weather) for line in lines) + ")"
+                )
             elif piece[:1] == "{":
                 self.slots.append(piece[1:-1])
                 texts = sorted(values(piece[1:-1])[1], key=len, reverse=True)
@@ -86,8 +106,20 @@ def plots() -> list[tuple[int, list]]:
     for number, plot in enumerate(WORLD.plots):
         needs = ALWAYS | dict(need.split("=") for need in plot["needs"].split())
         for weather in needs["weather"].split(","):
-            lines = [line for line in re.split(r"\n(?!/)", plot["story"].strip()) if line != "="]
-            found.append((number, [Sentence([way[2:] for way in line.split("\n")], weather) for line in lines]))
+            lines = [
+                line
+                for line in re.split(r"\n(?!/)", plot["story"].strip())
+                if line != "="
+            ]
+            found.append(
+                (
+                    number,
+                    [
+                        Sentence([way[2:] for way in line.split("\n")], weather)
+                        for line in lines
+                    ],
+                )
+            )
     return found
 
 
@@ -98,7 +130,13 @@ def judge(story: str, known: list[tuple[int, list]]) -> tuple[str, str]:
         at, held = 0, defaultdict(list)
         for done, sentence in enumerate(sentences):
             if not (match := sentence.pattern.match(text, at)):
-                best = max(best, (done / len(sentences), f"plot {number} up to: {text[max(at - 30, 0):at + 50]!r}"))
+                best = max(
+                    best,
+                    (
+                        done / len(sentences),
+                        f"plot {number} up to: {text[max(at - 30, 0) : at + 50]!r}",
+                    ),
+                )
                 break
             for slot, said in zip(sentence.slots, match.groups(), strict=True):
                 if said is not None:
@@ -107,20 +145,35 @@ def judge(story: str, known: list[tuple[int, list]]) -> tuple[str, str]:
             at = match.end() + 1
         else:
             if at < len(text):
-                best = max(best, (1.0, f"plot {number} goes on: {text[at:at + 50]!r}"))
+                best = max(
+                    best, (1.0, f"plot {number} goes on: {text[at : at + 50]!r}")
+                )
                 continue
-            mixed = {table: list(dict.fromkeys(said for said, _ in seen)) for table, seen in held.items()
-                     if table and not set.intersection(*(rows for _, rows in seen))}
-            return ("slip", f"plot {number}: {mixed}") if mixed else ("whole", f"plot {number}")
+            mixed = {
+                table: list(dict.fromkeys(said for said, _ in seen))
+                for table, seen in held.items()
+                if table and not set.intersection(*(rows for _, rows in seen))
+            }
+            return (
+                ("slip", f"plot {number}: {mixed}")
+                if mixed
+                else ("whole", f"plot {number}")
+            )
     return "lost", best[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="tilelli/nano")
     parser.add_argument("--stories", type=int, default=200)
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.3, 0.5, 0.8])
-    parser.add_argument("--show", action="store_true", help="print every story with its verdict")
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[0.3, 0.5, 0.8]
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print every story with its verdict"
+    )
     parser.add_argument("--out", type=Path, help="the folder of the record")
     args = parser.parse_args()
     started, begun = records.now(), time.perf_counter()
@@ -129,22 +182,46 @@ def main() -> None:
     for temperature in args.temperatures:
         verdicts = []
         for seed in range(args.stories):
-            ids = lm.generate(list(BEGIN.encode()), max_new=900, temperature=temperature, seed=seed)
+            ids = lm.generate(
+                list(BEGIN.encode()), max_new=900, temperature=temperature, seed=seed
+            )
             story = bytes(ids).decode(errors="replace")
             verdict, why = judge(story, known)
-            verdicts.append({"temperature": temperature, "seed": seed, "verdict": verdict, "why": why} |
-                            ({} if verdict == "whole" else {"story": story}))
+            verdicts.append(
+                {
+                    "temperature": temperature,
+                    "seed": seed,
+                    "verdict": verdict,
+                    "why": why,
+                }
+                | ({} if verdict == "whole" else {"story": story})
+            )
             if args.show:
                 print(f"{seed:4} {verdict:6} {why}\n{story}\n", flush=True)
-        results["counts"][str(temperature)] = counts = Counter(v["verdict"] for v in verdicts)
+        results["counts"][str(temperature)] = counts = Counter(
+            v["verdict"] for v in verdicts
+        )
         results["stories"] += verdicts
-        print(f"{dict(counts)} of {args.stories} stories of {args.model} at temperature {temperature}", flush=True)
+        print(
+            f"{dict(counts)} of {args.stories} stories of {args.model} at temperature {temperature}",
+            flush=True,
+        )
     if args.out:
-        record = records.new_record(args.out.name, "eval", config={"name": lm.config.name}, device="cpu",
-                                    started=started, wall_s=round(time.perf_counter() - begun, 3), notes=(
-                                        f"{args.stories} stories of {args.model} at each temperature, each begun with "
-                                        f"{BEGIN!r} and a seed of its own."))
-        records.write_atomic(args.out / "run.json", records.dumps(record | {"finished": records.now()}))
+        record = records.new_record(
+            args.out.name,
+            "eval",
+            config={"name": lm.config.name},
+            device="cpu",
+            started=started,
+            wall_s=round(time.perf_counter() - begun, 3),
+            notes=(
+                f"{args.stories} stories of {args.model} at each temperature, each begun with "
+                f"{BEGIN!r} and a seed of its own."
+            ),
+        )
+        records.write_atomic(
+            args.out / "run.json", records.dumps(record | {"finished": records.now()})
+        )
         records.write_atomic(args.out / "results.json", records.dumps(results))
 
 
