@@ -19,6 +19,8 @@ from .errors import ConfigError, MissingDependency
 POOL = ThreadPoolExecutor()  # its threads begin when they are first needed
 # of a block: large enough for the matrix product, small enough for the cache
 ROWS, HEADS = 64, 64
+# asked once: torch.compile cannot follow the question
+HAVE_TRITON = find_spec("triton") is not None
 
 
 def topk_attention(
@@ -29,11 +31,11 @@ def topk_attention(
 
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and
     differentiable all the way), "blocked" (the same on the CPU in about half the time),
-    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA where it fits,
-    blocked on the CPU, else the reference. TILELLI_ATTENTION in the environment decides
-    for "auto". Scores and softmax are in fp32 or better. Raises ConfigError for a
-    backend that is not there or keep < 1, MissingDependency without Triton. After Gupta
-    et al. 2021, arXiv:2106.06899.
+    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA for 16-bit tensors
+    that fit it, blocked on the CPU, else the reference. TILELLI_ATTENTION in the
+    environment decides for "auto". Scores and softmax are in fp32 or better. Raises
+    ConfigError for a backend that is not there or keep < 1, MissingDependency without
+    Triton. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(
@@ -41,7 +43,7 @@ def topk_attention(
             "set keep to 1 or more, e.g. 16",
         )
     if backend == "auto":
-        backend = os.environ.get("TILELLI_ATTENTION") or best_backend(q, k, v)
+        backend = best_backend(q, k, v)
     # it would take the scores' product down to bf16
     with torch.autocast(q.device.type, enabled=False):
         if backend == "reference":
@@ -58,11 +60,16 @@ def topk_attention(
 
 def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """What "auto" means for these tensors."""
+    if chosen := os.environ.get("TILELLI_ATTENTION"):
+        return chosen
     if q.device.type == "cpu":
         return "blocked"
+    # fp32 is for evaluation, a thousandth of the work: to compile the kernel for it
+    # would take longer than it ever saves
     fits = (
-        q.device.type == "cuda"
-        and find_spec("triton")
+        HAVE_TRITON
+        and q.device.type == "cuda"
+        and q.dtype in (torch.float16, torch.bfloat16)
         and not load_kernels().why_not(q, k, v)
     )
     return "triton" if fits else "reference"
@@ -266,15 +273,19 @@ class TopKAttention(nn.Module):
         `step`.
         """
         B, T, D = y.shape
-        parts = F.linear(y, self.weight).chunk(3, dim=-1)
+        qkv = F.linear(y, self.weight)  # (B, T, 3 D)
         # (B, H, T, D_h)
         q, k, v = (
             part.view(B, T, self.n_heads, D // self.n_heads).transpose(1, 2)
-            for part in parts
+            for part in qkv.chunk(3, dim=-1)
         )
         if state is not None:
             state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
-        out = topk_attention(q, k, v, self.keep, self.backend)
+        backend = best_backend(q, k, v) if self.backend == "auto" else self.backend
+        if backend == "triton":  # takes them as they lie there, in one piece
+            qkv = qkv.view(B, T, 3, self.n_heads, D // self.n_heads)
+            return load_kernels().packed_attention(qkv, self.keep).flatten(2)
+        out = topk_attention(q, k, v, self.keep, backend)
         return out.transpose(1, 2).reshape(B, T, D)
 
     def new_state(self, batch: int, context: int) -> KeyValues:
