@@ -6,7 +6,6 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from itertools import islice
 
 import numpy as np
 import torch
@@ -106,40 +105,32 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
 
 class BlockedAttention(torch.autograd.Function):
     """The same rule, 64 queries of a few sequences at a time against only the keys that
-    they can see.
+    they can see, with a backward pass by hand.
 
-    The backward pass is by hand.
+    Scores, selection and softmax are in fp32 or better, as everywhere. The other five
+    products of the two passes are in the inputs' own dtype: sixteen bits where autocast
+    made them sixteen, as in the kernel of chapter 5.
     """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
         B, H, T, D = q.shape
-        out, scale = empty_for_joining(at_least_fp32(v), v.shape[-1]), 1 / math.sqrt(D)
-        future = out.new_full((ROWS, ROWS), -math.inf).triu(1)
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        scale = 1 / math.sqrt(D)
+        out = empty_for_joining(v, v.shape[-1], dtype)
         saved = []
         for some in blocks(B, HEADS // H):
-            # (heads, T, D_h)
-            qs, ks, vs = (at_least_fp32(x[some]).flatten(0, 1) for x in (q, k, v))
-            tables = []
-            for rows in blocks(T, ROWS):
-                size = rows.stop - rows.start
-                # (heads, rows, seen)
-                scores = scaled_bmm(qs[:, rows], ks[:, : rows.stop].mT, scale)
-                scores[..., rows].tril_().add_(future[:size, :size])
-                tables.append(scores)
-            saved += qs, ks, vs
+            # The heads of a few sequences, as one row of matrices: (heads, T, D_h).
+            qs, ks, vs = (x[some].flatten(0, 1).to(dtype) for x in (q, k, v))
+            tables = visible_scores(at_least_fp32(qs), at_least_fp32(ks), scale)
+            thresholds = kth_largest(tables, keep)
+            saved += [qs, ks, vs]
             for rows, scores, kth in zip(
-                blocks(T, ROWS), tables, kth_largest(tables, keep), strict=True
+                blocks(T, ROWS), tables, thresholds, strict=True
             ):
-                # 1.0 or 0.0
-                dropped = torch.lt(scores, kth, out=torch.empty_like(scores))
-                # several times as fast as a masked_fill
-                scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)
-                # in memory that is free again
-                weights = torch.softmax(scores, -1, out=dropped)
-                out[some, :, rows] = torch.bmm(weights, vs[:, : rows.stop]).unflatten(
-                    0, (-1, H)
-                )
+                weights = softmax_of_kept(scores, kth).to(dtype)  # (heads, rows, seen)
+                values = torch.bmm(weights, vs[:, : rows.stop])  # (heads, rows, D_h)
+                out[some, :, rows] = values.unflatten(0, (-1, H))
                 saved.append(weights)
         ctx.save_for_backward(out, *saved)
         ctx.inputs = [(x.shape[-1], x.dtype) for x in (q, k, v)]
@@ -153,41 +144,56 @@ class BlockedAttention(torch.autograd.Function):
         """
         out, *saved = ctx.saved_tensors
         B, H, T, _ = out.shape
-        dq, dk, dv = (empty_for_joining(out, width) for width, _ in ctx.inputs)
-        d_out, scale, saved = (
-            d_out.to(out.dtype),
-            1 / math.sqrt(dq.shape[-1]),
-            iter(saved),
-        )
-        # (B, H, T, 1): softmax' = p * (dp - sum p dp)
-        shrink = (d_out * out).sum(-1, keepdim=True)
-        for some in blocks(B, HEADS // H):
-            g, shrinks = (x[some].flatten(0, 1) for x in (d_out, shrink))
-            qs, ks, vs, *all_weights = islice(saved, 3 + len(blocks(T, ROWS)))
-            # and so they stay where there is no query
-            dks, dvs = torch.empty_like(ks), torch.empty_like(vs)
-            for rows, weights in reversed(
-                [*zip(blocks(T, ROWS), all_weights, strict=True)]
-            ):
+        dtype = out.dtype
+        dq, dk, dv = (empty_for_joining(out, width, dtype) for width, _ in ctx.inputs)
+        scale = 1 / math.sqrt(dq.shape[-1])
+        d_out = d_out.to(dtype)
+        # Softmax backwards is p * (dp - sum p dp), and that sum is d_out . out.
+        means = (at_least_fp32(d_out) * out).sum(-1, keepdim=True).to(dtype)
+        row_blocks = blocks(T, ROWS)
+        tensors_each = 3 + len(row_blocks)  # q, k, v, and the weights of each block
+        for number, some in enumerate(blocks(B, HEADS // H)):
+            first = number * tensors_each
+            qs, ks, vs, *all_weights = saved[first : first + tensors_each]
+            g, g_means = d_out[some].flatten(0, 1), means[some].flatten(0, 1)
+            dks, dvs = torch.zeros_like(ks), torch.zeros_like(vs)  # (heads, T, D_h)
+            for rows, weights in zip(row_blocks, all_weights, strict=True):
                 seen = slice(0, rows.stop)
                 d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
-                d_scores = d_weights.sub_(shrinks[:, rows]).mul_(weights)
-                dq[some, :, rows] = scaled_bmm(d_scores, ks[:, seen], scale).unflatten(
-                    0, (-1, H)
-                )
-                new_dks, new_dvs = (
-                    scaled_bmm(d_scores.mT, qs[:, rows], scale),
-                    torch.bmm(weights.mT, g[:, rows]),
-                )
-                if rows.stop == T:  # the last queries come first: they see all keys
-                    dks, dvs = new_dks, new_dvs
-                else:
-                    dks[:, seen] += new_dks
-                    dvs[:, seen] += new_dvs
-            dk[some], dv[some] = dks.unflatten(0, (-1, H)), dvs.unflatten(0, (-1, H))
-        return *(
-            d.to(dtype) for d, (_, dtype) in zip((dq, dk, dv), ctx.inputs, strict=True)
-        ), None
+                d_scores = d_weights.sub_(g_means[:, rows]).mul_(weights)
+                dqs = scaled_bmm(d_scores, ks[:, seen], scale)
+                dq[some, :, rows] = dqs.unflatten(0, (-1, H))
+                dks[:, seen].baddbmm_(d_scores.mT, qs[:, rows], alpha=scale)
+                dvs[:, seen].baddbmm_(weights.mT, g[:, rows])
+            dk[some] = dks.unflatten(0, (-1, H))
+            dv[some] = dvs.unflatten(0, (-1, H))
+        (_, q_dtype), (_, k_dtype), (_, v_dtype) = ctx.inputs
+        return dq.to(q_dtype), dk.to(k_dtype), dv.to(v_dtype), None
+
+
+def visible_scores(q: Tensor, k: Tensor, scale: float) -> list[Tensor]:
+    """Scores of each block of queries against the keys up to its last one.
+
+    q, k: (heads, T, D_h) -> a list of (heads, rows, seen), -inf where a key is ahead.
+    """
+    tables = []
+    future = q.new_full((ROWS, ROWS), -math.inf).triu(1)
+    for rows in blocks(q.shape[1], ROWS):
+        size = rows.stop - rows.start
+        scores = scaled_bmm(q[:, rows], k[:, : rows.stop].mT, scale)
+        scores[..., rows].tril_().add_(future[:size, :size])
+        tables.append(scores)
+    return tables
+
+
+def softmax_of_kept(scores: Tensor, kth: Tensor) -> Tensor:
+    """Softmax over the scores that reach the threshold: (..., n) and (..., 1) -> (..., n).
+
+    The scores are overwritten: three passes over memory instead of masked_fill's five.
+    """
+    dropped = torch.lt(scores, kth, out=torch.empty_like(scores))  # 1.0 or 0.0
+    scores.sub_(dropped, alpha=torch.finfo(scores.dtype).max)
+    return torch.softmax(scores, -1, out=dropped)  # in memory that is free again
 
 
 def blocks(length: int, size: int) -> list[slice]:
@@ -196,12 +202,12 @@ def blocks(length: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def empty_for_joining(x: Tensor, width: int) -> Tensor:
+def empty_for_joining(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """Room for (B, H, T, width) beside x, with a byte's heads side by side in memory:
     joining them moves nothing.
     """
     B, H, T, _ = x.shape
-    return x.new_empty(B, T, H, width).transpose(1, 2)
+    return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)
 
 
 def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -95,19 +95,20 @@ class Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, p: Tensor, *pathways: Tensor) -> Tensor:
         ctx.save_for_backward(p, *pathways)
-        (first, conv), *others = zip(p.split(1, dim=-1), pathways, strict=True)
-        out = torch.addcmul(x, first, conv)
-        for share, pathway in others:
-            out.addcmul_(share, pathway)
+        # Never in place: torch.compile of PyTorch 2.11 would lose all gradients here.
+        out = x
+        for share, pathway in zip(p.split(1, dim=-1), pathways, strict=True):
+            out = torch.addcmul(out, share, pathway)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         p, *pathways = ctx.saved_tensors
-        d_p = torch.cat(
-            [(grad * pathway).sum(-1, keepdim=True) for pathway in pathways], dim=-1
-        )
-        return grad, d_p, *(share * grad for share in p.split(1, dim=-1))
+        d_shares, d_pathways = [], []
+        for share, pathway in zip(p.split(1, dim=-1), pathways, strict=True):
+            d_shares.append((grad * pathway).sum(-1, keepdim=True))
+            d_pathways.append((share * grad).to(pathway.dtype))
+        return grad, torch.cat(d_shares, dim=-1), *d_pathways
 
 
 class LossTerms(NamedTuple):
