@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_gradients import attention  # float64, one query at a time, with its pullback
+
+# float64 NumPy: one query at a time, one tap at a time, with their pullbacks
+from test_gradients import attention, conv
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -23,7 +25,7 @@ triton = pytest.importorskip("triton", reason="Triton exists for Linux only")
 
 import triton.language as tl  # noqa: E402
 
-from tilelli_nb import TilelliLM, kernel_sort, kernels  # noqa: E402
+from tilelli_nb import CausalConv, TilelliLM, kernel_conv, kernel_sort, kernels  # noqa: E402
 from tilelli_nb.attention import TopKAttention, reference_attention, topk_attention  # noqa: E402
 from tilelli_nb.config import Config  # noqa: E402
 from tilelli_nb.errors import ConfigError, TilelliError  # noqa: E402
@@ -462,6 +464,89 @@ def test_without_a_gpu_and_without_the_interpreter_it_says_so():
     )
 
 
+# Convolution
+
+
+@pytest.mark.parametrize(
+    "shape, width", [((2, 70, 300), 5), ((1, 3, 40), 5), ((3, 32, 128), 1)]
+)
+def test_convolution_and_its_gradients(shape, width):
+    numbers = np.random.default_rng(width)
+    y, d_out, w = (numbers.normal(size=s) for s in (shape, shape, (shape[2], width)))
+    expected, pullback = conv(y, w)
+    y, d_out, w = (torch.tensor(x).float().to(DEVICE) for x in (y, d_out, w))
+    y.requires_grad_(), w.requires_grad_()
+    out = kernel_conv.causal_conv(y, w)
+    grads = torch.autograd.grad(out, (y, w), d_out)
+    wanted = expected, *pullback(d_out.double().cpu().numpy())
+    for got, want in zip((out, *grads), wanted, strict=True):
+        error = np.abs(got.detach().double().cpu().numpy() - want).max()
+        assert error < 1e-5 * max(1, np.abs(want).max())
+
+
+def test_a_byte_hears_itself_and_four_before_it():
+    y = torch.tensor([1.0, 2, 3, 4], device=DEVICE).view(1, 4, 1)
+    w = torch.tensor([[100.0, 10, 1]], device=DEVICE)
+    out = kernel_conv.causal_conv(y, w)
+    assert out.flatten().tolist() == [1, 12, 123, 234]
+
+
+def test_the_layer_gives_the_kernel_sixteen_bits_under_autocast(monkeypatch):
+    """As on CUDA, where autocast is on in training: the result is that of the same bf16
+    numbers, and its weight learns in fp32.
+    """
+    layer = CausalConv(40).to(DEVICE)
+    torch.nn.init.normal_(layer.weight, std=0.4)
+    y = torch.randn(2, 33, 40, device=DEVICE, requires_grad=True)
+    monkeypatch.setattr("tilelli_nb.conv.kernel_takes", lambda y: True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        out = layer(y)
+    out.float().square().sum().backward()
+    rounded = y.detach().bfloat16().double().cpu().numpy()
+    expected, pullback = conv(rounded, layer.weight.detach().double().cpu().numpy())
+    assert out.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.float32
+    assert np.allclose(out.detach().double().cpu().numpy(), expected, atol=0.02)
+    d_y, d_weight = pullback(2 * expected)
+    assert np.allclose(y.grad.double().cpu().numpy(), d_y, atol=0.1)
+    assert np.allclose(layer.weight.grad.double().cpu().numpy(), d_weight, atol=0.7)
+
+
+def test_torch_accepts_the_convolution():
+    y = torch.randn(2, 20, 10, device=DEVICE, requires_grad=True)
+    w = torch.randn(10, 5, device=DEVICE, requires_grad=True)
+    found = torch.library.opcheck(kernel_conv.causal_conv, (y, w))
+    assert set(found.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("chosen, wanted", [(None, True), ("reference", False)])
+def test_the_environment_also_decides_for_the_convolution(monkeypatch, chosen, wanted):
+    from tilelli_nb.conv import kernel_takes
+
+    class OnCuda:
+        device, dtype = torch.device("cuda"), torch.bfloat16
+
+    if chosen:
+        monkeypatch.setenv("TILELLI_ATTENTION", chosen)
+    else:
+        monkeypatch.delenv("TILELLI_ATTENTION", raising=False)
+    assert kernel_takes(OnCuda()) is wanted
+    OnCuda.dtype = torch.float32
+    assert not kernel_takes(OnCuda())
+
+
+def test_padded_rows_give_the_router_s_own_numbers():
+    from tilelli_nb import Router
+
+    router, y = Router(24), torch.randn(5, 24)
+    torch.nn.init.normal_(router.weight)
+    padded = router.rows_for("cuda")
+    assert padded.shape == (8, 24) and torch.equal(padded[:3], router.weight)
+    assert torch.allclose((y @ padded.T)[:, :3].softmax(-1), router(y), atol=1e-6)
+
+
+# For cards that are not here
+
+
 def test_the_kernels_compile_for_real_cards():
     """In a process of its own, without a GPU: tensor cores, and no more shared memory
     than an RTX A6000 has.
@@ -483,5 +568,7 @@ def test_the_kernels_compile_for_real_cards():
             "forward_kernel",
             "backward_queries_kernel",
             "backward_keys_kernel",
+            "conv_forward_kernel",
+            "conv_backward_kernel",
         )
     }

@@ -2,9 +2,15 @@
 before it.
 """
 
+import os
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# asked once: torch.compile cannot follow the question
+HAVE_TRITON = find_spec("triton") is not None
 
 
 class CausalConv(nn.Module):
@@ -23,6 +29,8 @@ class CausalConv(nn.Module):
         """(B, T, D) -> (B, T, D). With a `state`, leaves in it what `step` needs to go
         on from here.
         """
+        if state is None and kernel_takes(y):
+            return through_kernel(y, self.weight)
         T = y.shape[1]
         # (B, width-1+T, D): zeros stand before the first byte
         past = F.pad(y, (0, 0, self.width - 1, 0))
@@ -46,3 +54,27 @@ class CausalConv(nn.Module):
         heard = torch.cat([state, y_t[:, None]], dim=1)  # (B, width, D)
         state.copy_(heard[:, 1:])
         return torch.einsum("bwd,dw->bd", heard, self.weight)
+
+
+def kernel_takes(y: Tensor) -> bool:
+    """Whether the kernel computes this: in 16 bits on CUDA, as in training. With
+    TILELLI_ATTENTION=reference in the environment no kernel of the book does.
+    """
+    allowed = os.environ.get("TILELLI_ATTENTION") in (None, "", "triton")
+    if not (HAVE_TRITON and allowed and y.device.type == "cuda"):
+        return False
+    return type_in_use(y) in (torch.float16, torch.bfloat16)
+
+
+def type_in_use(y: Tensor) -> torch.dtype:
+    """y's own, or under autocast what PyTorch's convolution would take it to."""
+    kind = y.device.type
+    on = torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else y.dtype
+
+
+def through_kernel(y: Tensor, weight: Tensor) -> Tensor:
+    """(B, T, D) -> (B, T, D) by kernel_conv.py, imported when it is first needed."""
+    from .kernel_conv import causal_conv
+
+    return causal_conv(y.to(type_in_use(y)), weight)

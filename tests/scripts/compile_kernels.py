@@ -5,8 +5,8 @@ they take.
 
 A line for each: kernel, architecture, head width, keep, tensor-core instructions, bytes
 of shared memory, registers a thread, bytes that a thread had to put aside, seconds to
-compile. Exit code 1 if one has no tensor-core instruction or takes more shared memory
-than an RTX A6000 has (99 KiB).
+compile. Exit code 1 if one of attention has no tensor-core instruction, or one takes
+more shared memory than an RTX A6000 has (99 KiB).
 """
 
 import argparse
@@ -24,7 +24,7 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tilelli_nb import kernels  # noqa: E402
+from tilelli_nb import kernel_conv, kernels  # noqa: E402
 
 SHARED = 99 * 1024
 TENSOR_CORE = r"mma\.sync|wgmma\.mma_async"
@@ -34,15 +34,18 @@ TYPES = {
     "log_sums": "*fp32",
     "means": "*fp32",
     "scale": "fp32",
+    "weight": "*fp32",
+    "d_weight": "*fp32",
     "HEADS": "i32",
     "T": "i32",
+    "D": "i32",
 }
 
 
 def compile_for(kernel, capability: int, sizes: dict):
     """One kernel with bf16 tensors for one architecture, and the seconds that it took.
 
-    As for a real launch, the compiler is told that addresses and T are multiples of 16:
+    As for a real launch, the compiler is told that addresses, T and D are multiples of 16:
     so it can load several numbers at once.
     """
     sizes = dict(sizes)
@@ -54,7 +57,7 @@ def compile_for(kernel, capability: int, sizes: dict):
     multiples = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(kernel.arg_names)
-        if types[name].startswith("*") or name == "T"
+        if types[name].startswith("*") or name in ("T", "D")
     }
     source = ASTSource(kernel, types, sizes, multiples)
     target, start = GPUTarget("cuda", capability, 32), time.perf_counter()
@@ -99,10 +102,14 @@ def jobs(width: int, keeps: list[int]) -> list[tuple]:
     forward = [
         (kernels.forward_kernel, keep, cut | kernels.selection(keep)) for keep in keeps
     ]
+    tile = {"WIDTH": 5, "ROWS": kernel_conv.ROWS, "CHANNELS": kernel_conv.CHANNELS}
+    tile |= {"num_warps": 4, "num_stages": 1}
     return [
         *forward,
         (kernels.backward_queries_kernel, None, cut),
         (kernels.backward_keys_kernel, None, cut),
+        (kernel_conv.forward_kernel, None, tile),
+        (kernel_conv.backward_kernel, None, tile),
     ]
 
 
@@ -120,9 +127,11 @@ def main() -> None:
             for kernel, keep, cut in jobs(width, args.keeps):
                 compiled, seconds = compile_for(kernel, capability, cut)
                 found = usage(compiled)
-                good &= found["tensor_core"] > 0 and found["shared"] <= SHARED
+                attends = kernel.__module__ == kernels.__name__
+                good &= found["shared"] <= SHARED
+                good &= found["tensor_core"] > 0 or not attends
                 print(
-                    kernel.__name__,
+                    kernel.__name__ if attends else f"conv_{kernel.__name__}",
                     f"sm_{capability}",
                     f"width {width}",
                     f"keep {keep or '-'}",
