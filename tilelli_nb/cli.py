@@ -119,12 +119,23 @@ def train(
         str, typer.Option(help="How many of them at once; auto finds what a GPU holds")
     ] = "auto",
     lr: Annotated[float | None, typer.Option(help="Peak learning rate")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast in it"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the weights and the batches")
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Start from the weights of this model, not from random ones"),
+    ] = None,
+    decay_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Finish this run: its newest checkpoint, and a rate that falls to its "
+            "end over --steps more; the run itself may go on"
+        ),
     ] = None,
     prompt: Annotated[
         str, typer.Option(help="What the samples at 1%, 10% and 100% continue")
