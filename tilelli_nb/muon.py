@@ -22,7 +22,8 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ROUNDS):
         gram = x @ x.mT  # (n, short, short)
-        x = A * x + (B * gram + C * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+        x = torch.baddbmm(x, polynomial, x, beta=A)
     return x.mT if tall else x
 
 
