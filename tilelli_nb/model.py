@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint, hub, inference, packed
-from .attention import KeyValues, TopKAttention
+from .attention import KVCache, TopKAttention
 from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
@@ -33,7 +33,7 @@ class BlockState(NamedTuple):
     """What the three pathways of one block remember between bytes."""
 
     conv: Tensor
-    attention: KeyValues
+    attention: KVCache
     ffn: tuple[Tensor, Tensor]
 
 
@@ -53,31 +53,24 @@ class RoutedBlock(nn.Module):
     def forward(
         self, x: Tensor, state: BlockState | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> the same, and the router's p (B, T, 3)."""
+        """(B, T, D) -> the same, and the router's p (B, T, 3). With a `state`, T bytes
+        more, after those that it remembers.
+        """
+        conv, attention, ffn = state or (None, None, None)
         y = self.norm(x)
         p = self.router(y)
-        conv, attention, ffn = state or (None, None, None)
-        return mix(
-            x, p, self.conv(y, conv), self.attention(y, attention), self.ffn(y, ffn)
-        ), p
+        local = self.conv(y, conv)
+        sparse = self.attention(y, attention)
+        dense = self.ffn(y, ffn)
+        return mix(x, p, local, sparse, dense), p
 
     def new_state(self, batch: int, context: int) -> BlockState:
-        attention = self.attention.new_state(batch, context)
+        """Room for what the pathways remember of `context` bytes."""
         return BlockState(
-            self.conv.new_state(batch), attention, self.ffn.new_state(batch)
+            self.conv.new_state(batch),
+            self.attention.new_state(batch, context),
+            self.ffn.new_state(),
         )
-
-    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, Tensor]:
-        """One byte: (B, D) -> (B, D) and p (B, 3). Updates `state` in place."""
-        y = self.norm(x_t)
-        p = self.router(y)
-        return mix(
-            x_t,
-            p,
-            self.conv.step(y, state.conv),
-            self.attention.step(y, state.attention),
-            self.ffn.step(y, state.ffn),
-        ), p
 
 
 def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
