@@ -125,14 +125,19 @@ class TilelliLM(nn.Module, inference.Decoder):
     `from_pretrained`.
     """
 
-    def __init__(self, config: Config, seed: int | None = None) -> None:
+    def __init__(
+        self, config: Config, seed: int | None = None, draw: bool = True
+    ) -> None:
         """Weights are drawn from `seed` (the configuration's unless given) and leave
         the global generator alone.
+
+        Without `draw` there is only room for them, filled with whatever was there:
+        for who is about to call `load_weights`.
         """
         super().__init__()
         self.config = config
         c = config.model
-        # PyTorch's own initialisation, which init_weights replaces
+        # PyTorch draws the embeddings and the output, which init_weights replaces
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(VOCAB, c.d_model)
             self.position = nn.Embedding(c.context, c.d_model)
@@ -140,9 +145,9 @@ class TilelliLM(nn.Module, inference.Decoder):
             self.blocks = nn.ModuleList(block(c) for _ in range(c.n_blocks))
             self.norm = nn.LayerNorm(c.d_model)
             self.output = nn.Linear(c.d_model, VOCAB, bias=False)
-        self.init_weights(
-            torch.Generator().manual_seed(config.train.seed if seed is None else seed)
-        )
+        if draw:
+            seed = config.train.seed if seed is None else seed
+            self.init_weights(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -300,12 +305,10 @@ class TilelliLM(nn.Module, inference.Decoder):
         cls, tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> "TilelliLM":
         """The model that a file holds, packed or not; in eval()."""
-        # no weights are drawn: they are about to be replaced
-        with torch.device("meta"):
-            lm = cls(Config.from_dict(metadata["config"])).eval()
+        lm = cls(Config.from_dict(metadata["config"]), draw=False).eval()
         if "packed" in metadata:
             tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
-        lm.to_empty(device="cpu").load_weights(tensors)
+        lm.load_weights(tensors)
         return lm
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
