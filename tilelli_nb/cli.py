@@ -342,15 +342,12 @@ def info(
 
 
 def prepared(model: str, weights: str) -> Any:
-    """The model, ready for fast generation where its blocks can be prepared."""
+    """The model with its weights in one of the forms of `TilelliLM.prepare`."""
     from .model import TilelliLM
 
     lm = TilelliLM.from_pretrained(model)
-    return (
-        lm
-        if weights == "fp32" and lm.config.model.block != "routed"
-        else lm.prepare(weights)
-    )
+    # in fp32 it prepares itself, where that is possible
+    return lm if weights == "fp32" else lm.prepare(weights)
 
 
 def read_text(file: Path) -> bytes:

@@ -311,6 +311,12 @@ class Decoder:
     time: `new_state`, `step_blocks`; many bytes: `hidden`, `logits`, and itself called
     on (B, T)."""
 
+    def writer(self) -> "Decoder":
+        """What `generate` and `stream` write with: this, unless there is a faster form
+        that says the same.
+        """
+        return self
+
     @torch.inference_mode()
     def step(self, x_t: Tensor, state: State) -> Tensor:
         """The next byte of each row, (B,) long -> logits (B, 256). Updates `state` in
@@ -332,7 +338,7 @@ class Decoder:
         of outputs.
         """
         return generate(
-            self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
+            self.writer(), ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
         )
 
     def stream(
@@ -347,7 +353,7 @@ class Decoder:
     ) -> Iterator[int]:
         """The same for one prompt, yielding each new byte as soon as it is drawn."""
         return stream(
-            self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
+            self.writer(), ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
         )
 
     def score(self, text: str | bytes, sliding: bool = False) -> float:

@@ -16,7 +16,7 @@ from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
 from .errors import CheckpointError, TokenError
-from .prepared import Prepared
+from .prepared import Kept, Prepared
 from .records import write_atomic
 from .router import Router, sequence_balance
 from .ternary import TernaryFFN, TernaryLinear
@@ -135,7 +135,7 @@ class TilelliLM(nn.Module, inference.Decoder):
         for who is about to call `load_weights`.
         """
         super().__init__()
-        self.config = config
+        self.config, self.kept = config, Kept()
         c = config.model
         # PyTorch draws the embeddings and the output, which init_weights replaces
         with torch.random.fork_rng(devices=[]):
@@ -293,6 +293,44 @@ class TilelliLM(nn.Module, inference.Decoder):
         """
         return Prepared(self, weights)
 
+    def writer(self) -> inference.Decoder:
+        """What `generate` and `stream` write with: the prepared form, which is kept in
+        memory beside the weights and as large as they are, or the model itself.
+
+        The prepared form says the same sooner, where there is one: in fp32 on a CPU,
+        not in train() or under autocast, and with the parts that it was built with.
+        """
+        is_fp32 = all(
+            weight.device.type == "cpu" and weight.dtype == torch.float32
+            for weight in self.parameters()
+        )
+        is_quiet = not self.training and not torch.is_autocast_enabled("cpu")
+        if not (is_fp32 and is_quiet and self.is_as_built):
+            return self
+        return self.kept.of(self)
+
+    @property
+    def is_as_built(self) -> bool:
+        """Whether this is a model of routed blocks that nobody has put another part,
+        another method or a hook into, as one does to see what happens.
+        """
+        block = [RoutedBlock, nn.LayerNorm, Router, CausalConv, TopKAttention]
+        block += [TernaryFFN, TernaryLinear, TernaryLinear]
+        parts = [TilelliLM, nn.Embedding, nn.Embedding, nn.ModuleList]
+        parts += [*block * len(self.blocks), nn.LayerNorm, nn.Linear]
+        found = list(self.modules())
+        if [type(part) for part in found] != parts:
+            return False
+        keeps = {block.attention.keep for block in self.blocks}
+        methods = {"forward", "step", "hidden", "logits", "step_blocks"}
+        is_touched = any(
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or methods & vars(part).keys()
+            for part in found
+        )
+        return not is_touched and keeps == {self.config.model.keep}
+
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
         """A bundled model ("tilelli/nano"), a folder (of save_pretrained, save_packed,
@@ -338,6 +376,8 @@ class TilelliLM(nn.Module, inference.Decoder):
         """
         if mode and self.is_packed:
             raise CheckpointError(*NOT_TRAINABLE)
+        if mode:
+            self.kept = Kept()  # of weights that are about to change
         return super().train(mode)
 
     @property
