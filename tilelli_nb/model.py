@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, hub, inference, packed
+from . import checkpoint, generation_config, hub, inference, packed
 from .attention import KeyValues, TopKAttention
 from .baseline import VanillaBlock
 from .config import Config, ModelConfig
@@ -136,6 +136,8 @@ class TilelliLM(nn.Module, inference.Decoder):
         """
         super().__init__()
         self.config, self.kept = config, Kept()
+        # how it is sampled when nobody says how, such as {"temperature": 0.3}
+        self.sampling_defaults: dict[str, Any] = {}
         c = config.model
         # PyTorch draws the embeddings and the output, which init_weights replaces
         with torch.random.fork_rng(devices=[]):
@@ -334,9 +336,12 @@ class TilelliLM(nn.Module, inference.Decoder):
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
         """A bundled model ("tilelli/nano"), a folder (of save_pretrained, save_packed,
-        a run), a Hub id; in eval().
+        a run), a Hub id; in eval(), with the sampling defaults that lie beside it.
         """
-        return cls.from_tensors(*checkpoint.load_model(name))
+        folder = checkpoint.resolve(name)
+        lm = cls.from_tensors(*checkpoint.load_model(folder))
+        lm.sampling_defaults = generation_config.read_defaults(folder)
+        return lm
 
     @classmethod
     def from_tensors(
@@ -391,8 +396,8 @@ class TilelliLM(nn.Module, inference.Decoder):
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any
     ) -> None:
-        """Writes model.safetensors and config.json; `dtype` (e.g. torch.bfloat16) makes
-        the file smaller.
+        """Writes model.safetensors, config.json and, if the model has sampling defaults,
+        generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller.
         """
         if self.is_packed:
             raise CheckpointError(
@@ -405,6 +410,7 @@ class TilelliLM(nn.Module, inference.Decoder):
         checkpoint.save_model(
             folder, tensors, {"config": self.config.to_dict(), **about}
         )
+        generation_config.write_defaults(folder, self.sampling_defaults)
 
     def save_packed(
         self, folder: str | Path, text: str | bytes | None = None, **about: Any
@@ -428,6 +434,7 @@ class TilelliLM(nn.Module, inference.Decoder):
                 "text_bytes": len(inference.ByteTokenizer().encode(text)),
             }
         checkpoint.save_model(folder, tensors, metadata)
+        generation_config.write_defaults(folder, self.sampling_defaults)
         return note
 
     def push_to_hub(

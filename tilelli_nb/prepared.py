@@ -237,6 +237,7 @@ class Prepared(Decoder):
             )
         lm = lm if lm.device.type == "cpu" else deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
+        self.sampling_defaults = dict(lm.sampling_defaults)
         c, is_double = (
             lm.config.model,
             weights == "fp32" and lm.token.weight.dtype == torch.float64,
