@@ -264,6 +264,10 @@ class KVCache:
         self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
         self.length = 0
 
+    def restart(self) -> None:
+        """Forgets all bytes."""
+        self.length = 0
+
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of T bytes more, (B, H, T, D_h) each -> those of all bytes."""
         end = self.length + k.shape[2]
