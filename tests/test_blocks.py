@@ -192,7 +192,7 @@ def test_confidence_golden():
     ).item() == pytest.approx(0, abs=1e-12)
 
 
-# forward and step agree
+# A sequence read at once and in pieces
 
 
 def pathway(name):
@@ -203,16 +203,36 @@ def pathway(name):
     }[name]().double()
     for i, parameter in enumerate(module.parameters()):
         parameter.data = draw(*parameter.shape, seed=i + 3)
-    return module, ((40,) if name == "attention" else ())
+    room = {"conv": (2,), "attention": (2, 40), "ffn": ()}[name]
+    return module, module.new_state(*room)
 
 
 @pytest.mark.parametrize("name", ["conv", "attention", "ffn"])
-@pytest.mark.parametrize("read_first", [0, 1, 3, 20])
-def test_step_agrees_with_forward(name, read_first):
-    module, context = pathway(name)
+@pytest.mark.parametrize("sizes", [[1] * 40, [1, 39], [3, 1, 1, 30, 5], [20, 20], [40]])
+def test_pieces_of_any_size_agree_with_the_whole(name, sizes):
+    module, state = pathway(name)
     y = draw(2, 40, 12)
     with torch.no_grad():
-        whole, state = module(y), module.new_state(2, *context)
-        parts = [module(y[:, :read_first], state)] if read_first else []
-        parts += [module.step(y[:, t], state)[:, None] for t in range(read_first, 40)]
+        whole = module(y)
+        parts = [module(piece, state) for piece in y.split(sizes, dim=1)]
     assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "blocked", "triton"])
+@pytest.mark.parametrize("queries", [1, 2, 7, 40])
+def test_fewer_queries_than_keys_are_the_last_ones(backend, queries):
+    dtype = torch.float32 if backend == "triton" else torch.float64
+    q, k, v = (draw(2, 3, 40, 16, seed=s).to(dtype) for s in range(3))
+    whole = topk_attention(q, k, v, keep=4, backend="reference")
+    last = topk_attention(q[:, :, 40 - queries :], k, v, keep=4, backend=backend)
+    assert last.shape == (2, 3, queries, 16)
+    assert (last - whole[:, :, 40 - queries :]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "blocked", "triton"])
+def test_more_queries_than_keys_are_refused(backend):
+    q, k, v = draw(1, 1, 5, 8), draw(1, 1, 4, 8), draw(1, 1, 4, 8)
+    with pytest.raises(ConfigError, match="5 queries, 4 keys and 4 values"):
+        topk_attention(q, k, v, keep=2, backend=backend)
+    with pytest.raises(ConfigError, match="4 queries, 5 keys and 4 values"):
+        topk_attention(k, q, v, keep=2, backend=backend)

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,3 +97,46 @@ def test_the_newest_whole_checkpoint_is_used(tmp_path):
 def test_a_folder_without_a_model_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         TilelliLM.from_pretrained(tmp_path)
+
+
+# What a first load costs, where nothing has been imported or done before
+
+FIRST_LOAD = """
+import sys, time
+import torch
+from tilelli_nb import TilelliLM
+torch.set_num_threads(1)
+start, before = time.process_time(), torch.get_rng_state()
+lm = TilelliLM.from_pretrained(sys.argv[1])
+spent = time.process_time() - start
+assert torch.equal(torch.get_rng_state(), before), "loading drew random numbers"
+assert "torch._dynamo" not in sys.modules, "loading imported the compiler"
+print(spent)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Models of random weights, of the sizes and in the forms that are bundled."""
+    place = tmp_path_factory.mktemp("models")
+    lm = TilelliLM(load_config("lite_10m"))
+    lm.save_packed(place / "packed")
+    lm.save_pretrained(place / "bf16", dtype=torch.bfloat16)
+    return {"nano": "tilelli/nano", "packed": place / "packed", "bf16": place / "bf16"}
+
+
+@pytest.mark.parametrize("form", ["nano", "packed", "bf16"])
+def test_a_first_load_draws_nothing_and_takes_less_than_0_3_seconds(folders, form):
+    """In seconds of the processor, so that a busy machine does not matter."""
+    command = [sys.executable, "-c", FIRST_LOAD, str(folders[form])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.3
+
+
+def test_room_for_weights_is_filled_by_load_weights():
+    config = load_config("nano").with_model(n_blocks=1)
+    drawn, room = TilelliLM(config), TilelliLM(config, draw=False)
+    room.load_weights(drawn.state_dict())
+    for name, weight in room.state_dict().items():
+        assert torch.equal(weight, drawn.state_dict()[name]), name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -295,3 +296,51 @@ def test_help_teaches(folder):
         for name in ("data", "train", "generate", "info", "Once upon a time")
     )
     assert "--resume" in tilelli("train", "--help", folder=folder).stdout.decode()
+
+
+# How long one waits for the first byte
+
+
+def imports(*arguments, folder):
+    """The names of all modules that a command has imported when it ends."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from tilelli_nb.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_a_command_imports_what_it_needs(folder):
+    assert "torch" not in imports("--help", folder=folder)
+    found = imports("generate", "hi", "--max-new", "1", folder=folder)
+    assert "tilelli_nb.model" in found
+    slow = (
+        "torch._dynamo triton rich huggingface_hub datasets pyarrow matplotlib IPython "
+        "tilelli_nb.train tilelli_nb.corpora tilelli_nb.shards tilelli_nb.kernels"
+    )
+    assert not found & set(slow.split())
+
+
+def processor_seconds(*command, folder):
+    """What a command takes of the processor: a busy machine does not matter."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=folder, env=alone, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_first_byte_comes_soon_after_pytorch(folder):
+    main = "from tilelli_nb.cli import main; main()"
+    pytorch = [sys.executable, "-c", "import torch"]
+    first_byte = [sys.executable, "-c", main, "generate", "hi", "--max-new", "1"]
+    waits = [
+        processor_seconds(*first_byte, folder=folder)
+        - processor_seconds(*pytorch, folder=folder)
+        for _ in range(3)
+    ]
+    assert sorted(waits)[1] < 0.8

@@ -127,9 +127,12 @@ for name, lm in (("me/small", TilelliLM(small)), ("me/packed", None)):
     if lm is None:
         TilelliLM(small).save_packed(sys.argv[1])
         lm = TilelliLM.from_pretrained(sys.argv[1])
+        lm.sampling_defaults = {"temperature": 0.3}
     print(lm.push_to_hub(name))
-    back = TilelliLM.from_pretrained(name).state_dict()
-    print(all(torch.allclose(w, back[key], atol=1e-6) for key, w in lm.state_dict().items()))
+    again = TilelliLM.from_pretrained(name)
+    back = again.state_dict()
+    same = all(torch.allclose(w, back[key], atol=1e-6) for key, w in lm.state_dict().items())
+    print(same and again.sampling_defaults == lm.sampling_defaults)
 try:
     TilelliLM.from_pretrained("me/nothing")
 except CheckpointError as error:
@@ -164,7 +167,10 @@ def test_there_and_back(hub, tmp_path):
     )
     for name in ("me/small", "me/packed"):
         files = Hub.repositories[name]
-        assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+        own = ["generation_config.json"] if name == "me/packed" else []
+        assert sorted(files) == sorted(
+            ["README.md", "config.json", "model.safetensors", *own]
+        )
         assert f'from_pretrained("{name}")' in files["README.md"].decode()
         assert json.loads(files["config.json"])["model"]["d_model"] == 16
 

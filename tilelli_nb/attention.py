@@ -28,21 +28,31 @@ def topk_attention(
     """Causal attention over the `keep` best visible keys of each query; ties at the
     threshold are all kept.
 
-    q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). `backend` is "reference" (plain and
+    q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). Fewer queries than keys are those of
+    the last bytes: each sees all keys up to its own. `backend` is "reference" (plain and
     differentiable all the way), "blocked" (the same on the CPU in about half the time),
     "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA for 16-bit tensors
     that fit it, blocked on the CPU, else the reference. TILELLI_ATTENTION in the
     environment decides for "auto". Scores and softmax are in fp32 or better. Raises
-    ConfigError for a backend that is not there or keep < 1, MissingDependency without
-    Triton. After Gupta et al. 2021, arXiv:2106.06899.
+    ConfigError for a backend that is not there, keep < 1 or more queries than keys,
+    MissingDependency without Triton. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(
             f"keep = {keep}: a query must keep at least one key",
             "set keep to 1 or more, e.g. 16",
         )
+    before = k.shape[2] - q.shape[2]  # keys of bytes that no query belongs to
+    if before < 0 or v.shape[2] != k.shape[2]:
+        raise ConfigError(
+            f"{q.shape[2]} queries, {k.shape[2]} keys and {v.shape[2]} values",
+            "give as many keys as values, and at most as many queries",
+        )
     if backend == "auto":
         backend = best_backend(q, k, v)
+    if before and backend != "reference":  # the others know the whole triangle alone
+        q = F.pad(q, (0, 0, before, 0))
+        return topk_attention(q, k, v, keep, backend)[:, :, before:]
     # it would take the scores' product down to bf16
     with torch.autocast(q.device.type, enabled=False):
         if backend == "reference":
@@ -61,6 +71,8 @@ def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """What "auto" means for these tensors."""
     if chosen := os.environ.get("TILELLI_ATTENTION"):
         return chosen
+    if q.shape[2] < k.shape[2]:  # a byte more, or a few
+        return "reference"
     if q.device.type == "cpu":
         return "blocked"
     # fp32 is for evaluation, a thousandth of the work: to compile the kernel for it
@@ -90,15 +102,13 @@ def load_kernels():
 
 def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
     """The rule, line by line; shapes as in topk_attention."""
-    T = q.shape[2]
-    # (B, H, T, T)
-    scores = (
-        at_least_fp32(q) @ at_least_fp32(k).transpose(-2, -1) / math.sqrt(q.shape[-1])
-    )
-    visible = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
-    scores = scores.masked_fill(~visible, -math.inf)
-    # (B, H, T, 1); -inf where fewer than `keep` are visible
-    kth = scores.topk(min(keep, T)).values[..., -1:]
+    queries, keys = q.shape[2], k.shape[2]
+    scores = at_least_fp32(q) @ at_least_fp32(k).mT / math.sqrt(q.shape[-1])
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
+    visible = visible.tril(keys - queries)  # the last query sees all keys
+    scores = scores.masked_fill(~visible, -math.inf)  # (B, H, queries, keys)
+    # (B, H, queries, 1); -inf where fewer than `keep` are visible
+    kth = scores.topk(min(keep, keys)).values[..., -1:]
     weights = scores.masked_fill(scores < kth, -math.inf).softmax(-1)
     return weights.to(v.dtype) @ v
 
@@ -251,14 +261,27 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class KeyValues:
-    """What the attention of one block remembers: keys and values of the window so far,
+class KVCache:
+    """The keys and values of one block's attention for the window so far,
     preallocated.
     """
 
-    def __init__(self, k: Tensor, v: Tensor) -> None:
-        self.k, self.v = k, v  # (B, H, context, D_h) each
+    def __init__(self, batch: int, heads: int, context: int, like: Tensor, width: int):
+        shape = (batch, heads, context, width)
+        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
         self.length = 0
+
+    def restart(self) -> None:
+        """Forgets all bytes."""
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of T bytes more, (B, H, T, D_h) each -> those of all bytes."""
+        end = self.length + k.shape[2]
+        self.k[:, :, self.length : end] = k
+        self.v[:, :, self.length : end] = v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
 
 
 class TopKAttention(nn.Module):
@@ -274,47 +297,25 @@ class TopKAttention(nn.Module):
         # rows: q, then k, then v
         self.weight = nn.Parameter(torch.empty(3 * d_model, d_model))
 
-    def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for
-        `step`.
+    def forward(self, y: Tensor, state: KVCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). With a `state`, T bytes more: they also see the bytes
+        before them, whose keys and values it holds, and leave their own there.
         """
         B, T, D = y.shape
+        heads = (B, T, self.n_heads, D // self.n_heads)
         qkv = F.linear(y, self.weight)  # (B, T, 3 D)
-        # (B, H, T, D_h)
-        q, k, v = (
-            part.view(B, T, self.n_heads, D // self.n_heads).transpose(1, 2)
-            for part in qkv.chunk(3, dim=-1)
-        )
+        parts = qkv.chunk(3, dim=-1)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
         if state is not None:
-            state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
+            k, v = state.append(k, v)
         backend = best_backend(q, k, v) if self.backend == "auto" else self.backend
-        if backend == "triton":  # takes them as they lie there, in one piece
-            qkv = qkv.view(B, T, 3, self.n_heads, D // self.n_heads)
+        if backend == "triton" and state is None:  # as they lie there, in one piece
+            qkv = qkv.view(B, T, 3, *heads[2:])
             return load_kernels().packed_attention(qkv, self.keep).flatten(2)
         out = topk_attention(q, k, v, self.keep, backend)
         return out.transpose(1, 2).reshape(B, T, D)
 
-    def new_state(self, batch: int, context: int) -> KeyValues:
+    def new_state(self, batch: int, context: int) -> KVCache:
         """Room for `context` keys and values."""
-        shape = (batch, self.n_heads, context, self.weight.shape[1] // self.n_heads)
-        return KeyValues(self.weight.new_zeros(shape), self.weight.new_zeros(shape))
-
-    def step(self, y_t: Tensor, state: KeyValues) -> Tensor:
-        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to
-        `state`.
-        """
-        B, D = y_t.shape
-        # (B, H, 1, D_h)
-        q, k, v = (
-            F.linear(y_t, self.weight)
-            .view(B, 3, self.n_heads, 1, D // self.n_heads)
-            .unbind(1)
-        )
-        t = state.length
-        state.k[:, :, t : t + 1], state.v[:, :, t : t + 1], state.length = k, v, t + 1
-        keys = at_least_fp32(state.k[:, :, : t + 1]).transpose(-2, -1)
-        scores = at_least_fp32(q) @ keys / math.sqrt(q.shape[-1])  # (B, H, 1, t+1)
-        if t + 1 > self.keep:
-            kth = scores.topk(self.keep, sorted=False).values.amin(-1, keepdim=True)
-            scores = scores.masked_fill(scores < kth, -math.inf)
-        return (scores.softmax(-1).to(q.dtype) @ state.v[:, :, : t + 1]).reshape(B, D)
+        width = self.weight.shape[1] // self.n_heads
+        return KVCache(batch, self.n_heads, context, self.weight, width)

@@ -2,10 +2,11 @@
 decoder of the routed one.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import KeyValues
+from .attention import KVCache
 from .config import ModelConfig
 
 
@@ -19,43 +20,27 @@ class DenseAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, y: Tensor, state: KeyValues | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves keys and values in it for
-        `step`.
+    def forward(self, y: Tensor, state: KVCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). With a `state`, T bytes more: they also see the bytes
+        before them, whose keys and values it holds, and leave their own there.
         """
         B, T, D = y.shape
-        q, k, v = (
-            self.qkv(y)
-            .view(B, T, 3, self.n_heads, D // self.n_heads)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
-        if state is not None:
-            state.k[:, :, :T], state.v[:, :, :T], state.length = k, v, T
-        # (B, H, T, D_h)
-        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(heads.transpose(1, 2).reshape(B, T, D))
+        heads = (B, T, self.n_heads, D // self.n_heads)
+        parts = self.qkv(y).chunk(3, dim=-1)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
+        if state is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            k, v = state.append(k, v)
+            seen = torch.ones(T, k.shape[2], dtype=torch.bool, device=y.device)
+            seen = seen.tril(k.shape[2] - T)  # the last query sees all keys
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.out(out.transpose(1, 2).reshape(B, T, D))
 
-    def new_state(self, batch: int, context: int) -> KeyValues:
+    def new_state(self, batch: int, context: int) -> KVCache:
         """Room for `context` keys and values."""
-        shape = (batch, self.n_heads, context, self.out.weight.shape[0] // self.n_heads)
-        return KeyValues(
-            self.out.weight.new_zeros(shape), self.out.weight.new_zeros(shape)
-        )
-
-    def step(self, y_t: Tensor, state: KeyValues) -> Tensor:
-        """One byte: (B, D) -> (B, D) against the remembered keys. Appends to
-        `state`.
-        """
-        B, D = y_t.shape
-        # (B, H, 1, D_h)
-        q, k, v = self.qkv(y_t).view(B, 3, self.n_heads, 1, D // self.n_heads).unbind(1)
-        t = state.length
-        state.k[:, :, t : t + 1], state.v[:, :, t : t + 1], state.length = k, v, t + 1
-        heads = F.scaled_dot_product_attention(
-            q, state.k[:, :, : t + 1], state.v[:, :, : t + 1]
-        )
-        return self.out(heads.reshape(B, D))
+        width = self.out.weight.shape[0] // self.n_heads
+        return KVCache(batch, self.n_heads, context, self.out.weight, width)
 
 
 class DenseFFN(nn.Module):
@@ -85,16 +70,11 @@ class VanillaBlock(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.d_model)
         self.ffn = DenseFFN(config.d_model, config.ffn_expand)
 
-    def forward(self, x: Tensor, state: KeyValues | None = None) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, None]:
         """(B, T, D) -> the same."""
         x = x + self.attention(self.attention_norm(x), state)
         return x + self.ffn(self.ffn_norm(x)), None
 
-    def new_state(self, batch: int, context: int) -> KeyValues:
+    def new_state(self, batch: int, context: int) -> KVCache:
         """Room for the keys and values of a window."""
         return self.attention.new_state(batch, context)
-
-    def step(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, None]:
-        """One byte: (B, D) -> (B, D). Updates `state` in place."""
-        x_t = x_t + self.attention.step(self.attention_norm(x_t), state)
-        return x_t + self.ffn(self.ffn_norm(x_t)), None

@@ -119,12 +119,23 @@ def train(
         str, typer.Option(help="How many of them at once; auto finds what a GPU holds")
     ] = "auto",
     lr: Annotated[float | None, typer.Option(help="Peak learning rate")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast in it"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the weights and the batches")
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Start from the weights of this model, not from random ones"),
+    ] = None,
+    decay_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Finish this run: its newest checkpoint, and a rate that falls to its "
+            "end over --steps more; the run itself may go on"
+        ),
     ] = None,
     prompt: Annotated[
         str, typer.Option(help="What the samples at 1%, 10% and 100% continue")
@@ -198,10 +209,17 @@ def generate(
         str, typer.Argument(help="What to continue; - reads it from the standard input")
     ] = "",
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "tilelli/nano",
-    max_new: Annotated[int, typer.Option(help="Bytes at most")] = 400,
+    max_new: Annotated[
+        int | None,
+        typer.Option(help="Bytes at most; the model's own number unless given, or 400"),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(help="0 is greedy, 1 is what the model believes")
-    ] = 0.8,
+        float | None,
+        typer.Option(
+            help="0 is greedy, 1 is what the model believes; the model's own unless "
+            "given, or 0.8"
+        ),
+    ] = None,
     top_k: Annotated[
         int | None, typer.Option(help="Draw from the k most probable bytes")
     ] = None,
@@ -225,6 +243,8 @@ def generate(
     tokenizer, lm = ByteTokenizer(), prepared(model, weights)
     raw = sys.stdin.buffer.read() if prompt == "-" else prompt
     ids = tokenizer.encode(raw)
+    if max_new is None:
+        max_new = lm.sampling_defaults.get("max_new", 400)
     settings = {
         "max_new": max_new,
         "temperature": temperature,
@@ -285,7 +305,7 @@ def pack(
     """
     from itertools import islice
 
-    from . import checkpoint
+    from . import checkpoint, generation_config
     from .corpora import stories
     from .model import TilelliLM
 
@@ -296,7 +316,9 @@ def pack(
     about = {
         key: value for key, value in metadata.items() if key not in ("config", "packed")
     }
-    note = TilelliLM.from_tensors(tensors, metadata).save_packed(out, measured, **about)
+    lm = TilelliLM.from_tensors(tensors, metadata)
+    lm.sampling_defaults = generation_config.read_defaults(checkpoint.resolve(model))
+    note = lm.save_packed(out, measured, **about)
     typer.echo(f"{out}: {(out / checkpoint.MODEL_FILE).stat().st_size:,} bytes")
     typer.echo(
         f"{note['bits_per_byte']:.4f} bits per byte, {note['bits_per_byte_before']:.4f} before, on "
@@ -312,11 +334,12 @@ def info(
     """Says what a model is: its sizes, its parameters part by part, and how well it
     does.
     """
-    from . import checkpoint
+    from . import checkpoint, generation_config
     from .model import TilelliLM
 
     tensors, metadata = checkpoint.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
+    defaults = generation_config.read_defaults(checkpoint.resolve(model))
     typer.echo(
         f"{model}: configuration {lm.config.name}, {sum(p.numel() for p in lm.parameters()):,} parameters in "
         f"{sum(t.nbytes for t in tensors.values()):,} bytes"
@@ -327,6 +350,9 @@ def info(
         f"{key} {value}" for key, value in lm.config.to_dict()["model"].items()
     )
     typer.echo(f"sizes: {sizes}")
+    if defaults:
+        settings = ", ".join(f"{name} {value}" for name, value in defaults.items())
+        typer.echo(f"sampled, unless told otherwise, with {settings}")
     if metadata.get("val_bpb") is not None:
         typer.echo(f"held out: {metadata['val_bpb']:.4f} bits per byte")
     if "step" in metadata:
@@ -342,15 +368,12 @@ def info(
 
 
 def prepared(model: str, weights: str) -> Any:
-    """The model, ready for fast generation where its blocks can be prepared."""
+    """The model with its weights in one of the forms of `TilelliLM.prepare`."""
     from .model import TilelliLM
 
     lm = TilelliLM.from_pretrained(model)
-    return (
-        lm
-        if weights == "fp32" and lm.config.model.block != "routed"
-        else lm.prepare(weights)
-    )
+    # in fp32 it prepares itself, where that is possible
+    return lm if weights == "fp32" else lm.prepare(weights)
 
 
 def read_text(file: Path) -> bytes:

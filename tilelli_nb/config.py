@@ -14,6 +14,9 @@ from .errors import ConfigError
 
 FOLDER = Path(__file__).parent / "configs"
 BLOCKS = ("routed", "vanilla")
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("cosine", "wsd")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,12 @@ class TrainConfig:
     steps: int = 50_000
     batch: int = 128
     micro_batch: int = 16
+    optimizer: str = "adamw"
+    precision: str = "auto"
     lr: float = 3e-4
+    muon_lr: float = 0.02
+    schedule: str = "cosine"
+    decay_ratio: float = 0.2
     min_lr_ratio: float = 0.1
     warmup_ratio: float = 0.02
     weight_decay: float = 0.01
@@ -74,6 +82,7 @@ class TrainConfig:
     eval_every: int = 500
     eval_bytes: int = 65_536
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
@@ -92,13 +101,23 @@ class TrainConfig:
                 f"train.{name} = {getattr(self, name)}",
                 "set it to 1 or more",
             )
-        for name in ("lr", "eps", "clip"):
+        for name, words in (
+            ("optimizer", OPTIMIZERS),
+            ("precision", PRECISIONS),
+            ("schedule", SCHEDULES),
+        ):
+            require(
+                getattr(self, name) in words,
+                f"train.{name} = {getattr(self, name)!r}",
+                f"use one of {', '.join(words)}",
+            )
+        for name in ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes"):
             require(
                 getattr(self, name) > 0,
                 f"train.{name} = {getattr(self, name)}",
                 "set it above 0",
             )
-        for name in ("min_lr_ratio", "warmup_ratio", "beta1", "beta2"):
+        for name in ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2"):
             require(
                 0 <= getattr(self, name) <= 1,
                 f"train.{name} = {getattr(self, name)}",

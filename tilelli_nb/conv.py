@@ -26,17 +26,17 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(d_model, width))
 
     def forward(self, y: Tensor, state: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). With a `state`, leaves in it what `step` needs to go
-        on from here.
+        """(B, T, D) -> (B, T, D). With a `state`, T bytes more: it holds what was heard
+        before, and is left as the next call needs it.
         """
         if state is None and kernel_takes(y):
             return through_kernel(y, self.weight)
-        T = y.shape[1]
-        # (B, width-1+T, D): zeros stand before the first byte
-        past = F.pad(y, (0, 0, self.width - 1, 0))
-        if state is not None:
-            state.copy_(past[:, T:])
-        # one line high, (B, D, 1, width-1+T): nothing has to be moved
+        if state is None:
+            past = F.pad(y, (0, 0, self.width - 1, 0))  # zeros before the first byte
+        else:
+            past = torch.cat([state, y], dim=1)
+            state.copy_(past[:, y.shape[1] :])
+        # One line high, so that nothing has to be moved: (B, D, 1, width-1+T).
         image = past.transpose(1, 2)[:, :, None]
         kernels = self.weight[:, None, None]  # (D, 1, 1, width)
         # A processor's sixteen-bit convolution takes four times as long backwards.
@@ -46,14 +46,8 @@ class CausalConv(nn.Module):
         return out.squeeze(2).transpose(1, 2)
 
     def new_state(self, batch: int) -> Tensor:
-        """The inputs that are still heard, (B, width-1, D), oldest first."""
+        """The inputs that are still heard, (B, width-1, D), oldest first: none yet."""
         return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[0])
-
-    def step(self, y_t: Tensor, state: Tensor) -> Tensor:
-        """One byte: (B, D) -> (B, D). Updates `state` in place."""
-        heard = torch.cat([state, y_t[:, None]], dim=1)  # (B, width, D)
-        state.copy_(heard[:, 1:])
-        return torch.einsum("bwd,dw->bd", heard, self.weight)
 
 
 def kernel_takes(y: Tensor) -> bool:

@@ -93,6 +93,10 @@ class Processes:
             dist.all_reduce(value, dist.ReduceOp.MAX)
         return value
 
+    def agree(self, precision: str) -> str:
+        """bf16 if every process would take it: their machines may differ."""
+        return "fp32" if self.any(precision == "fp32") else precision
+
     def mean(self, value: Tensor) -> Tensor:
         """The average over the processes."""
         if self.world > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import CheckpointError, MissingDependency
 
 MODEL_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-FILES = ["model.safetensors", "config.json", "README.md"]
+FILES = ["model.safetensors", "config.json", "generation_config.json", "README.md"]
 
 
 def download(name: str, revision: str | None = None) -> Path:

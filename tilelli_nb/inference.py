@@ -307,9 +307,16 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
 
 
 class Decoder:
-    """What a model does with its logits. It has `config`, `device`, and one byte at a
-    time: `new_state`, `step_blocks`; many bytes: `hidden`, `logits`, and itself called
-    on (B, T)."""
+    """What a model does with its logits. It has `config`, `device`, its own
+    `sampling_defaults`, and one byte at a time: `new_state`, `step_blocks`; many bytes:
+    `hidden`, `logits`, and itself called on (B, T).
+    """
+
+    def writer(self) -> "Decoder":
+        """What `generate` and `stream` write with: this, unless there is a faster form
+        that says the same.
+        """
+        return self
 
     @torch.inference_mode()
     def step(self, x_t: Tensor, state: State) -> Tensor:
@@ -318,37 +325,61 @@ class Decoder:
         """
         return step(self, x_t, state)
 
+    def sampling(
+        self,
+        max_new: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[int] = (0,),
+    ) -> Sampling:
+        """The settings as given, and the model's own for those that are None: what
+        `sampling_defaults` says, else 128 bytes, temperature 0.8 and no limits.
+
+        To draw from all bytes with a model that has a limit, give top_k=256 or top_p=1.
+        """
+        given = {
+            "max_new": max_new,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return Sampling(**{**self.sampling_defaults, **chosen}, seed=seed, stop=stop)
+
     def generate(
         self,
         ids: Sequence[int],
-        max_new: int = 128,
-        temperature: float = 0.8,
+        max_new: int | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         stop: Sequence[int] = (0,),
     ) -> list[int]:
         """The prompt and up to `max_new` bytes after it. A list of prompts gives a list
-        of outputs.
+        of outputs. None stands for the model's own setting: see `sampling`.
+
+        A model on a CPU first makes a form of itself that is faster, and keeps it: as
+        much memory again as its weights have. See `TilelliLM.writer`.
         """
-        return generate(
-            self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
-        )
+        sampling = self.sampling(max_new, temperature, top_k, top_p, seed, stop)
+        return generate(self.writer(), ids, sampling)
 
     def stream(
         self,
         ids: Sequence[int],
-        max_new: int = 128,
-        temperature: float = 0.8,
+        max_new: int | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         stop: Sequence[int] = (0,),
     ) -> Iterator[int]:
         """The same for one prompt, yielding each new byte as soon as it is drawn."""
-        return stream(
-            self, ids, Sampling(max_new, temperature, top_k, top_p, seed, stop)
-        )
+        sampling = self.sampling(max_new, temperature, top_k, top_p, seed, stop)
+        return stream(self.writer(), ids, sampling)
 
     def score(self, text: str | bytes, sliding: bool = False) -> float:
         """Bits per byte of a text after an implied byte 0: in chunks of the context, or

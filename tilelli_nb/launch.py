@@ -11,13 +11,14 @@ from typing import Any
 
 from . import checkpoint, watch
 from .background import fineweb_in_background, wait_for_shards
-from .config import load_config
+from .config import Config, load_config
 from .errors import ConfigError
 from .fineweb import default_folder
 from .hardware import Processes, fit_micro_batch
 from .model import TilelliLM
+from .records import load_record
 from .shards import Shards, open_corpus
-from .train import train
+from .train import branch, train
 
 
 def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
@@ -31,10 +32,14 @@ def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
         "lr": o.lr,
         "seed": o.seed,
         "keep_checkpoints": o.keep,
+        "precision": o.precision,
     }
     settings = load_config(o.config).with_train(
         **{key: value for key, value in changes.items() if value is not None}
     )
+    out = o.out or Path("runs") / f"{settings.name}-{Path(o.corpus).stem}"
+    if o.decay_from:
+        settings = finishing(o, out, processes)
     lm = TilelliLM(settings).to(processes.device)
     rows = -(-settings.train.batch // processes.world)
     lm.config = settings.with_train(micro_batch=micro_batch(o.micro_batch, lm, rows))
@@ -44,13 +49,12 @@ def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
         notes = " ".join(
             filter(None, [f"Started from the weights of {o.init}.", notes])
         )
-    out = o.out or Path("runs") / f"{settings.name}-{Path(o.corpus).stem}"
     with corpus(o, processes) as shards:
         record = train(
             lm,
             shards,
             out,
-            resume=o.resume,
+            resume=o.resume or o.decay_from is not None,
             stop_at=o.stop_at,
             minutes=o.minutes,
             prompt=o.prompt,
@@ -62,6 +66,27 @@ def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
             on_log=watchers(o, out, settings.to_dict()) if processes.is_first else None,
         )
     return record if processes.is_first else None, out
+
+
+def finishing(o: SimpleNamespace, out: Path, processes: Processes) -> Config:
+    """The configuration of a run that finishes another one, whose folder is prepared
+    unless it is resumed. Raises ConfigError for options that are that run's already.
+    """
+    fixed = ("batch", "lr", "seed", "precision", "init", "minutes")
+    given = [f"--{name}" for name in fixed if getattr(o, name) is not None]
+    if given or o.steps is None:
+        raise ConfigError(
+            f"--decay-from goes with --steps{', not with ' if given else ''}"
+            + ", ".join(given),
+            "say over how many more steps the rate falls; all else is that run's own",
+        )
+
+    def prepare() -> None:
+        if processes.is_first and not (o.resume and (out / "run.json").is_file()):
+            branch(o.decay_from, out, o.steps)
+
+    processes.first_alone(prepare)
+    return Config.from_dict(load_record(out)["config"])
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, hub, inference, packed
-from .attention import KeyValues, TopKAttention
+from . import checkpoint, generation_config, hub, inference, packed
+from .attention import KVCache, TopKAttention
 from .baseline import VanillaBlock
 from .config import Config, ModelConfig
 from .conv import CausalConv
 from .errors import CheckpointError, TokenError
-from .prepared import Prepared
+from .prepared import Kept, Prepared
 from .records import write_atomic
 from .router import Router, sequence_balance
 from .ternary import TernaryFFN, TernaryLinear
@@ -33,8 +33,13 @@ class BlockState(NamedTuple):
     """What the three pathways of one block remember between bytes."""
 
     conv: Tensor
-    attention: KeyValues
+    attention: KVCache
     ffn: tuple[Tensor, Tensor]
+
+    def restart(self) -> None:
+        """Forgets all bytes."""
+        self.conv.zero_()
+        self.attention.restart()
 
 
 class RoutedBlock(nn.Module):
@@ -53,31 +58,24 @@ class RoutedBlock(nn.Module):
     def forward(
         self, x: Tensor, state: BlockState | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> the same, and the router's p (B, T, 3)."""
+        """(B, T, D) -> the same, and the router's p (B, T, 3). With a `state`, T bytes
+        more, after those that it remembers.
+        """
+        conv, attention, ffn = state or (None, None, None)
         y = self.norm(x)
         p = self.router(y)
-        conv, attention, ffn = state or (None, None, None)
-        return mix(
-            x, p, self.conv(y, conv), self.attention(y, attention), self.ffn(y, ffn)
-        ), p
+        local = self.conv(y, conv)
+        sparse = self.attention(y, attention)
+        dense = self.ffn(y, ffn)
+        return mix(x, p, local, sparse, dense), p
 
     def new_state(self, batch: int, context: int) -> BlockState:
-        attention = self.attention.new_state(batch, context)
+        """Room for what the pathways remember of `context` bytes."""
         return BlockState(
-            self.conv.new_state(batch), attention, self.ffn.new_state(batch)
+            self.conv.new_state(batch),
+            self.attention.new_state(batch, context),
+            self.ffn.new_state(),
         )
-
-    def step(self, x_t: Tensor, state: BlockState) -> tuple[Tensor, Tensor]:
-        """One byte: (B, D) -> (B, D) and p (B, 3). Updates `state` in place."""
-        y = self.norm(x_t)
-        p = self.router(y)
-        return mix(
-            x_t,
-            p,
-            self.conv.step(y, state.conv),
-            self.attention.step(y, state.attention),
-            self.ffn.step(y, state.ffn),
-        ), p
 
 
 def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
@@ -126,14 +124,21 @@ class TilelliLM(nn.Module, inference.Decoder):
     `from_pretrained`.
     """
 
-    def __init__(self, config: Config, seed: int | None = None) -> None:
+    def __init__(
+        self, config: Config, seed: int | None = None, draw: bool = True
+    ) -> None:
         """Weights are drawn from `seed` (the configuration's unless given) and leave
         the global generator alone.
+
+        Without `draw` there is only room for them, filled with whatever was there:
+        for who is about to call `load_weights`.
         """
         super().__init__()
-        self.config = config
+        self.config, self.kept = config, Kept()
+        # how it is sampled when nobody says how, such as {"temperature": 0.3}
+        self.sampling_defaults: dict[str, Any] = {}
         c = config.model
-        # PyTorch's own initialisation, which init_weights replaces
+        # PyTorch draws the embeddings and the output, which init_weights replaces
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(VOCAB, c.d_model)
             self.position = nn.Embedding(c.context, c.d_model)
@@ -141,9 +146,9 @@ class TilelliLM(nn.Module, inference.Decoder):
             self.blocks = nn.ModuleList(block(c) for _ in range(c.n_blocks))
             self.norm = nn.LayerNorm(c.d_model)
             self.output = nn.Linear(c.d_model, VOCAB, bias=False)
-        self.init_weights(
-            torch.Generator().manual_seed(config.train.seed if seed is None else seed)
-        )
+        if draw:
+            seed = config.train.seed if seed is None else seed
+            self.init_weights(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -161,15 +166,20 @@ class TilelliLM(nn.Module, inference.Decoder):
                 module.weight.normal_(0, fan_in**-0.5, generator=generator)
 
     def hidden(
-        self, x: Tensor, states: list[Any] | None = None
+        self, x: Tensor, states: list[Any] | None = None, start: int = 0
     ) -> tuple[Tensor, Tensor | None]:
         """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B,
         blocks, T, 3) or None.
+
+        With `states`, which the blocks keep between two calls, the bytes stand at
+        positions start to start + T of a window; 0 begins a new one.
         """
-        h = self.token(x) + self.position.weight[: x.shape[1]]
+        h = self.token(x) + self.position.weight[start : start + x.shape[1]]
         all_p = []
         for i, block in enumerate(self.blocks):
-            h, p = block(h, states[i] if states else None)
+            if states is not None and start == 0:
+                states[i].restart()
+            h, p = block(h, states[i] if states is not None else None)
             all_p.append(p)
         return h, None if all_p[0] is None else torch.stack(all_p, dim=1)
 
@@ -276,10 +286,8 @@ class TilelliLM(nn.Module, inference.Decoder):
         """One byte through all the blocks, with nothing re-read: (B,) -> logits (B,
         256).
         """
-        h = self.token(x_t) + self.position.weight[position]
-        for block, state in zip(self.blocks, states, strict=True):
-            h, _ = block.step(h, state)
-        return self.logits(h)
+        h, _ = self.hidden(x_t[:, None], states, position)
+        return self.logits(h[:, 0])
 
     def prepare(self, weights: str = "fp32") -> Prepared:
         """The model for fast generation on a CPU, with weights in "fp32", "bf16",
@@ -289,24 +297,63 @@ class TilelliLM(nn.Module, inference.Decoder):
         """
         return Prepared(self, weights)
 
+    def writer(self) -> inference.Decoder:
+        """What `generate` and `stream` write with: the prepared form, which is kept in
+        memory beside the weights and as large as they are, or the model itself.
+
+        The prepared form says the same sooner, where there is one: in fp32 on a CPU,
+        not in train() or under autocast, and with the parts that it was built with.
+        """
+        is_fp32 = all(
+            weight.device.type == "cpu" and weight.dtype == torch.float32
+            for weight in self.parameters()
+        )
+        is_quiet = not self.training and not torch.is_autocast_enabled("cpu")
+        if not (is_fp32 and is_quiet and self.is_as_built):
+            return self
+        return self.kept.of(self)
+
+    @property
+    def is_as_built(self) -> bool:
+        """Whether this is a model of routed blocks that nobody has put another part,
+        another method or a hook into, as one does to see what happens.
+        """
+        block = [RoutedBlock, nn.LayerNorm, Router, CausalConv, TopKAttention]
+        block += [TernaryFFN, TernaryLinear, TernaryLinear]
+        parts = [TilelliLM, nn.Embedding, nn.Embedding, nn.ModuleList]
+        parts += [*block * len(self.blocks), nn.LayerNorm, nn.Linear]
+        found = list(self.modules())
+        if [type(part) for part in found] != parts:
+            return False
+        keeps = {block.attention.keep for block in self.blocks}
+        methods = {"forward", "step", "hidden", "logits", "step_blocks"}
+        is_touched = any(
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or methods & vars(part).keys()
+            for part in found
+        )
+        return not is_touched and keeps == {self.config.model.keep}
+
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
         """A bundled model ("tilelli/nano"), a folder (of save_pretrained, save_packed,
-        a run), a Hub id; in eval().
+        a run), a Hub id; in eval(), with the sampling defaults that lie beside it.
         """
-        return cls.from_tensors(*checkpoint.load_model(name))
+        folder = checkpoint.resolve(name)
+        lm = cls.from_tensors(*checkpoint.load_model(folder))
+        lm.sampling_defaults = generation_config.read_defaults(folder)
+        return lm
 
     @classmethod
     def from_tensors(
         cls, tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> "TilelliLM":
         """The model that a file holds, packed or not; in eval()."""
-        # no weights are drawn: they are about to be replaced
-        with torch.device("meta"):
-            lm = cls(Config.from_dict(metadata["config"])).eval()
+        lm = cls(Config.from_dict(metadata["config"]), draw=False).eval()
         if "packed" in metadata:
             tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
-        lm.to_empty(device="cpu").load_weights(tensors)
+        lm.load_weights(tensors)
         return lm
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
@@ -336,6 +383,8 @@ class TilelliLM(nn.Module, inference.Decoder):
         """
         if mode and self.is_packed:
             raise CheckpointError(*NOT_TRAINABLE)
+        if mode:
+            self.kept = Kept()  # of weights that are about to change
         return super().train(mode)
 
     @property
@@ -349,8 +398,8 @@ class TilelliLM(nn.Module, inference.Decoder):
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any
     ) -> None:
-        """Writes model.safetensors and config.json; `dtype` (e.g. torch.bfloat16) makes
-        the file smaller.
+        """Writes model.safetensors, config.json and, if the model has sampling defaults,
+        generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller.
         """
         if self.is_packed:
             raise CheckpointError(
@@ -363,6 +412,7 @@ class TilelliLM(nn.Module, inference.Decoder):
         checkpoint.save_model(
             folder, tensors, {"config": self.config.to_dict(), **about}
         )
+        generation_config.write_defaults(folder, self.sampling_defaults)
 
     def save_packed(
         self, folder: str | Path, text: str | bytes | None = None, **about: Any
@@ -386,6 +436,7 @@ class TilelliLM(nn.Module, inference.Decoder):
                 "text_bytes": len(inference.ByteTokenizer().encode(text)),
             }
         checkpoint.save_model(folder, tensors, metadata)
+        generation_config.write_defaults(folder, self.sampling_defaults)
         return note
 
     def push_to_hub(

@@ -149,15 +149,22 @@ def traced_text(
 
 
 def stream_text(
-    model, prompt: str, max_new: int = 240, temperature: float = 0.8, seed: int = 0
+    model,
+    prompt: str,
+    max_new: int = 240,
+    temperature: float | None = None,
+    seed: int = 0,
 ) -> None:
     """A text box, a temperature and a button: the prepared `model` goes on, and one
-    sees it write (`traced_text`).
+    sees it write (`traced_text`). The temperature is the model's own unless given.
     """
+    if temperature is None:
+        temperature = model.sampling().temperature
 
     def pages(prompt: str, temperature: float, seed: int) -> Iterator[str]:
         ids, traced = ByteTokenizer().encode(prompt), []
-        for traced_byte in trace(model, ids, Sampling(max_new, temperature, seed=seed)):
+        sampling = model.sampling(max_new, temperature, seed=seed)
+        for traced_byte in trace(model, ids, sampling):
             traced.append(traced_byte)
             # more often than the eye can follow would only be slower
             if len(traced) % 8 == 0:

@@ -237,6 +237,7 @@ class Prepared(Decoder):
             )
         lm = lm if lm.device.type == "cpu" else deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
+        self.sampling_defaults = dict(lm.sampling_defaults)
         c, is_double = (
             lm.config.model,
             weights == "fp32" and lm.token.weight.dtype == torch.float64,
@@ -349,3 +350,47 @@ class Prepared(Decoder):
             )
             h = h + (p @ paths)[:, :, 0]
         return h, None
+
+
+class Kept:
+    """The fp32 form of one model, for its own `generate`: made when it is first asked
+    for, and again when a weight is not what it was.
+
+    It lies inside the model, but a copy or a pickle of the model begins without it.
+    """
+
+    def __init__(self) -> None:
+        self.made: tuple[Any, Prepared] | None = None  # of which weights, and the form
+
+    def __reduce__(self) -> tuple:
+        """How to copy or pickle it: make an empty one."""
+        return Kept, ()
+
+    def of(self, lm: Any) -> Prepared:
+        """The prepared form of `lm` as its weights are now."""
+        now = fingerprint(lm)
+        if self.made is None or self.made[0] != now:
+            self.made = now, Prepared(lm, "fp32")
+        return self.made[1]
+
+
+@torch.inference_mode()
+def fingerprint(lm: Any) -> tuple[Any, bytes]:
+    """What changes when a weight of `lm` (fp32, on the CPU) does: where each lies, how
+    often PyTorch has seen it written to, and its products with one fixed vector.
+
+    PyTorch does not count what is written through `weight.data`: the products see that
+    too. They read every weight once, which takes about as long as writing one byte.
+    """
+    weights = [weight.detach() for weight in lm.parameters()]
+    # None: a weight that was made in inference mode is not counted at all
+    seen = [
+        (w.data_ptr(), None if w.is_inference() else w._version)
+        for w in lm.parameters()
+    ]
+    widest = max(w.shape[-1] for w in weights)
+    # no two numbers alike, so that weights that change places are noticed
+    probe = torch.arange(1, widest + 1, dtype=torch.float32).cos()
+    products = [w.view(-1, w.shape[-1]) @ probe[: w.shape[-1]] for w in weights]
+    # as bytes: NaN is not equal to itself
+    return seen, torch.cat(products).numpy().tobytes()

@@ -38,6 +38,7 @@ KEYS = (
     "usd",
     "val_bpb",
     "notes",
+    "precision",
 )
 KINDS = ("train", "sft", "eval", "bench")
 

@@ -88,21 +88,13 @@ class TernaryFFN(nn.Module):
         self.down = TernaryLinear(expand * d_model, d_model)
 
     def forward(self, y: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D). There is nothing to remember, so `state` is left as
-        it is.
-        """
-        return self.down(F.gelu(self.up(y)))
+        """(B, T, D) -> (B, T, D). A `state` spares the rounding of the weights."""
+        up, down = state or self.new_state()
+        return F.linear(F.gelu(F.linear(y, up)), down)
 
-    def new_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        """The two ternary weights, made once, so that a step does not round them
-        again.
-        """
+    def new_state(self) -> tuple[Tensor, Tensor]:
+        """The two ternary weights, made once. No byte leaves anything behind."""
         return self.up.ternary_weight(), self.down.ternary_weight()
-
-    def step(self, y_t: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
-        """One byte: (B, D) -> (B, D)."""
-        up, down = state
-        return F.linear(F.gelu(F.linear(y_t, up)), down)
 
 
 def pack(codes: Tensor) -> Tensor:

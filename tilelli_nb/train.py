@@ -21,10 +21,18 @@ from .cost import Bill, hourly_price, mfu
 from .errors import ConfigError, TrainingError
 from .hardware import Prefetch, Processes, clear_gpu_errors, stop_signals
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
+from .precision import choose_precision
 from .records import write_atomic
 from .runtime import keep_freed_memory
 from .shards import Shards
 
+# Settings that a resumed run may change.
+CHANGES_NO_RESULT = (
+    "micro_batch",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+)
+TIMED_STEPS = 5  # before the expected end is said
 FINAL_EVAL_BYTES = 2**20  # held-out bytes of the last evaluation, at most
 SPIKE = 1.5  # nats above the median of the last 20 logged losses: not noise any more
 
@@ -62,6 +70,9 @@ def train(
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     run.begin(resume, minutes, notes)
+    say = tqdm.write if progress and run.processes.is_first else lambda text: None
+    say(run.introduction())
+    begun, begun_at = run.step, time.perf_counter()
     steps, last = run.config.steps, min(run.config.steps, stop_at or run.config.steps)
     bar = tqdm(
         total=steps * run.step_bytes,
@@ -76,6 +87,9 @@ def train(
         ):
             run.train_step()
             bar.update(run.step_bytes)
+            if run.step == begun + TIMED_STEPS:
+                step_s = (time.perf_counter() - begun_at) / TIMED_STEPS
+                say(run.expected_end(step_s, last))
             grown = (
                 run.is_due(run.config.checkpoint_every)
                 and run.step < last
@@ -90,7 +104,7 @@ def train(
                 bar.set_postfix_str(run.log(grown))
             if run.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps):
                 run.sample()
-            if run.is_due(run.config.checkpoint_every) or run.step == last:
+            if run.step == last or run.should_save():
                 run.save()
         run.save()
     return run.finish()
@@ -121,6 +135,8 @@ class Run:
         )
         lm.to(self.device).train()
         self.step, self.saved_step = 0, 0
+        self.saved_at = time.perf_counter()
+        self.precision = "fp32"  # of the products; begin() decides
         # of the parts before this one; of evaluation, samples and files
         self.wall_s, self.aside_s = 0.0, 0.0
         self.started = time.perf_counter()
@@ -140,6 +156,14 @@ class Run:
     def is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
+    def should_save(self) -> bool:
+        """Whether a checkpoint is due, by steps or by the clock."""
+        minutes = (time.perf_counter() - self.saved_at) / 60
+        return (
+            self.is_due(self.config.checkpoint_every)
+            or minutes >= self.config.checkpoint_minutes
+        )
+
     def seconds(self) -> float:
         """Wall time of the run so far, over all its parts."""
         return self.wall_s + time.perf_counter() - self.started
@@ -155,6 +179,31 @@ class Run:
         yield
         self.aside_s += self.seconds() - start
 
+    def introduction(self) -> str:
+        """What is about to run, on what, in one line."""
+        processes = self.processes.world
+        where = self.gpu_name or self.device.type
+        if self.device.type == "cpu":
+            where += f" with {torch.get_num_threads()} threads"
+        if processes > 1:
+            where += f" in each of {processes} processes"
+        parameters = sum(p.numel() for p in self.lm.parameters())
+        return (
+            f"{self.lm.config.name}: {parameters:,} parameters on {where}, "
+            f"in {self.precision}; {self.config.steps:,} steps of "
+            f"{self.step_bytes:,} bytes, {self.step:,} of them done"
+        )
+
+    def expected_end(self, step_s: float, last: int) -> str:
+        """When step number `last` will be done, at the pace of the first steps."""
+        seconds = step_s * (last - self.step)
+        end = time.localtime(time.time() + seconds)
+        day = "" if seconds < 86_400 else time.strftime("%d %B, ", end)
+        return (
+            f"{step_s:.2f} s a step: done in about {seconds / 3600:.1f} h, "
+            f"at {day}{time.strftime('%H:%M', end)}"
+        )
+
     # Beginning and resuming
 
     def begin(self, resume: bool, minutes: float | None, notes: str) -> None:
@@ -169,6 +218,9 @@ class Run:
             self.continue_record()
         else:
             self.grow()
+            self.precision = self.processes.agree(
+                choose_precision(self.config.precision, self.device)
+            )
             if minutes:
                 self.set_steps(minutes)
             self.record = records.new_record(
@@ -180,8 +232,9 @@ class Run:
                 data=self.shards.describe(),
                 device=self.device.type,
                 gpu_name=self.gpu_name,
+                precision=self.precision,
             )
-        self.optimizer = make_optimizer(self.lm, self.config)
+        self.optimizer = make_optimizer(self.lm, self.config, self.precision)
         self.data_state = torch.Generator().manual_seed(self.config.seed).get_state()
         if resume:
             self.load()
@@ -195,39 +248,45 @@ class Run:
         """The run's own configuration counts: --minutes fixed its steps once.
         Everything else must be the same.
 
-        Only what changes no result may differ: how many sequences fit at once, and how
-        many checkpoints stay.
+        Only what changes no result may differ: how many sequences fit at once, and when
+        checkpoints are written and how many stay.
         """
         stored, given = Config.from_dict(self.record["config"]), self.lm.config
         here = stored.with_train(
-            micro_batch=given.train.micro_batch,
-            keep_checkpoints=given.train.keep_checkpoints,
+            **{name: getattr(given.train, name) for name in CHANGES_NO_RESULT}
         )
-        if (
-            here.model != given.model
-            or here.train != given.with_train(steps=stored.train.steps).train
-        ):
+        recorded = self.record.get("precision")  # records of before had none
+        if recorded is None:
+            recorded = "bf16" if self.record["device"] == "cuda" else "fp32"
+        same_steps = given.with_train(steps=stored.train.steps)
+        differing = differences(here.to_dict(), same_steps.to_dict())
+        wanted = given.train.precision
+        if wanted not in ("auto", stored.train.precision, recorded):
+            differing.append(f"precision {recorded}, not {wanted}")
+        if differing:
             raise ConfigError(
-                f"the run in {self.out.name} was started with another configuration",
+                f"the run in {self.out.name} was started with {', '.join(differing)}",
                 "resume with the same --config and options, or choose another --out",
             )
         self.shards = self.opened.as_described(self.record["data"])
         self.lm.config = here
+        self.precision = recorded
 
     def set_steps(self, minutes: float) -> None:
         """Times some steps and an evaluation on a copy: as many steps as fit into
         `minutes`, all else included.
         """
         lm = copy.deepcopy(self.lm)
-        optimizer, generator = (
-            make_optimizer(lm, self.config),
-            torch.Generator().manual_seed(self.config.seed),
-        )
+        optimizer = make_optimizer(lm, self.config, self.precision)
+        generator = torch.Generator().manual_seed(self.config.seed)
         seconds = []
         while len(seconds) < 4 or (sum(seconds) < 6 and len(seconds) < 30):
             start = time.perf_counter()
             batch = self.draw(generator)
-            float(update(lm, optimizer, batch, self.config, lr=0.0)["loss"])
+            out = update(
+                lm, optimizer, batch, self.config, lr=0.0, precision=self.precision
+            )
+            float(out["loss"])  # waits for a GPU
             seconds.append(time.perf_counter() - start)
         step_s = sorted(seconds[1:])[len(seconds[1:]) // 2]  # the first one warms up
         sample = self.shards.val.read(min(self.config.eval_bytes, 16_384))
@@ -304,6 +363,7 @@ class Run:
             self.config,
             lr,
             self.loss_terms,
+            self.precision,
         )
         self.step += 1
 
@@ -427,7 +487,7 @@ class Run:
             checkpoint.write_tensors(
                 folder / f"step-{self.step:08d}.safetensors", tensors, about
             )
-        self.saved_step = self.step
+        self.saved_step, self.saved_at = self.step, time.perf_counter()
         for old in sorted(folder.glob("step-*.safetensors"))[
             : -self.config.keep_checkpoints
         ]:
@@ -469,3 +529,52 @@ class Run:
         }
         write_atomic(self.out / "results.json", records.dumps(about))
         return self.record
+
+
+def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What two configurations differ in, in words; precision is compared elsewhere."""
+    found = []
+    for section in ("model", "train"):
+        for name, value in stored[section].items():
+            other = given[section][name]
+            if value != other and name != "precision":
+                found.append(f"{name} {value}, not {other}")
+    return found
+
+
+def branch(source: Path, out: Path, steps: int) -> Config:
+    """Prepares `out` for a run that begins where the one in `source` stands now and
+    finishes it: the learning rate falls to its end over `steps` more steps.
+
+    The run in `source` is not disturbed and may go on. Returns the configuration of the
+    new run, which is then resumed. Raises TrainingError, CheckpointError.
+    """
+    if (out / "run.json").is_file():
+        raise TrainingError(
+            f"{out.name} already holds a run", "choose another --out for the branch"
+        )
+    record = records.load_record(source)
+    found = checkpoint.newest_good(source / "checkpoints")
+    if found is None:
+        raise TrainingError(
+            f"{source.name} has no checkpoint to go on from", "wait for its first one"
+        )
+    tensors, state = found
+    total = state["step"] + steps
+    config = Config.from_dict(record["config"]).with_train(
+        schedule="wsd", decay_ratio=steps / total, steps=total
+    )
+    came_from = f"Decays from step {state['step']:,} of {record['name']}."
+    record |= {
+        "name": out.resolve().name,
+        "config": config.to_dict(),
+        "notes": f"{came_from} {record['notes']}".strip(),
+        "finished": None,
+    }
+    path = out / "checkpoints" / f"step-{state['step']:08d}.safetensors"
+    checkpoint.write_tensors(path, tensors, state | {"config": config.to_dict()})
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        write_atomic(out / name, (source / name).read_bytes())
+        records.keep_lines(out / name, state["step"])
+    write_atomic(out / "run.json", records.dumps(record))
+    return config

@@ -73,14 +73,16 @@ def continue_text(
     prompt: str = "Once upon a time",
     max_new: int = 160,
     seed: int = 0,
-    temperature: float = 0.8,
+    temperature: float | None = None,
 ) -> None:
     """A prompt, a temperature and a button: the model `lm` goes on writing. Each press
-    takes the next seed.
+    takes the next seed. The temperature is the model's own unless given.
 
     Calls `lm.generate(ids, max_new=, temperature=, seed=)`, which returns prompt + new
     bytes as list[int].
     """
+    if temperature is None:
+        temperature = lm.sampling().temperature
     first = continuation(lm, prompt, max_new, seed, temperature)
     if not (widgets := _ipywidgets()):
         _show_html(first)
