@@ -19,7 +19,7 @@ from . import checkpoint, inference, records
 from .config import Config, TrainConfig
 from .cost import Bill, hourly_price, mfu
 from .errors import ConfigError, TrainingError
-from .hardware import Prefetch, Processes, clear_gpu_errors, stop_signals
+from .hardware import Prefetch, Processes, explain_gpu_errors, stop_signals
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .precision import choose_precision
 from .records import write_atomic
@@ -349,7 +349,7 @@ class Run:
         )
         self.batches = Prefetch(self.draw, self.data_state, pin=on_gpu)
         try:
-            with clear_gpu_errors(self.config.micro_batch):
+            with explain_gpu_errors(self.config.micro_batch):
                 yield
         finally:
             self.batches.close()
