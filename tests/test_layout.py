@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tilelli_nb"
 MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
-    {"errors"},
+    {"errors", "kernel_sort", "kernel_conv"},
     {
         "tokenizer",
         "conv",

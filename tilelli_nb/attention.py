@@ -18,6 +18,8 @@ from .errors import ConfigError, MissingDependency
 POOL = ThreadPoolExecutor()  # its threads begin when they are first needed
 # of a block: large enough for the matrix product, small enough for the cache
 ROWS, HEADS = 64, 64
+# asked once: torch.compile cannot follow the question
+HAVE_TRITON = find_spec("triton") is not None
 
 
 def topk_attention(
@@ -29,11 +31,11 @@ def topk_attention(
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). Fewer queries than keys are those of
     the last bytes: each sees all keys up to its own. `backend` is "reference" (plain and
     differentiable all the way), "blocked" (the same on the CPU in about half the time),
-    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA where it fits,
-    blocked on the CPU, else the reference. TILELLI_ATTENTION in the environment decides
-    for "auto". Scores and softmax are in fp32 or better. Raises ConfigError for a
-    backend that is not there, keep < 1 or more queries than keys, MissingDependency
-    without Triton. After Gupta et al. 2021, arXiv:2106.06899.
+    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA for 16-bit tensors
+    that fit it, blocked on the CPU, else the reference. TILELLI_ATTENTION in the
+    environment decides for "auto". Scores and softmax are in fp32 or better. Raises
+    ConfigError for a backend that is not there, keep < 1 or more queries than keys,
+    MissingDependency without Triton. After Gupta et al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(
@@ -47,7 +49,7 @@ def topk_attention(
             "give as many keys as values, and at most as many queries",
         )
     if backend == "auto":
-        backend = os.environ.get("TILELLI_ATTENTION") or best_backend(q, k, v)
+        backend = best_backend(q, k, v)
     if before and backend != "reference":  # the others know the whole triangle alone
         q = F.pad(q, (0, 0, before, 0))
         return topk_attention(q, k, v, keep, backend)[:, :, before:]
@@ -67,13 +69,18 @@ def topk_attention(
 
 def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """What "auto" means for these tensors."""
+    if chosen := os.environ.get("TILELLI_ATTENTION"):
+        return chosen
     if q.shape[2] < k.shape[2]:  # a byte more, or a few
         return "reference"
     if q.device.type == "cpu":
         return "blocked"
+    # fp32 is for evaluation, a thousandth of the work: to compile the kernel for it
+    # would take longer than it ever saves
     fits = (
-        q.device.type == "cuda"
-        and find_spec("triton")
+        HAVE_TRITON
+        and q.device.type == "cuda"
+        and q.dtype in (torch.float16, torch.bfloat16)
         and not load_kernels().why_not(q, k, v)
     )
     return "triton" if fits else "reference"
@@ -295,12 +302,18 @@ class TopKAttention(nn.Module):
         before them, whose keys and values it holds, and leave their own there.
         """
         B, T, D = y.shape
+        qkv = F.linear(y, self.weight)  # (B, T, 3 D)
         heads = (B, T, self.n_heads, D // self.n_heads)
-        parts = F.linear(y, self.weight).chunk(3, dim=-1)
-        q, k, v = (part.view(heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         if state is not None:
-            k, v = state.append(k, v)
-        out = topk_attention(q, k, v, self.keep, self.backend)
+            k, v = state.append(k, v)  # (B, H, all bytes so far, D_h)
+        backend = best_backend(q, k, v) if self.backend == "auto" else self.backend
+        if (
+            backend == "triton" and state is None
+        ):  # takes them in one piece, as they lie
+            packed = qkv.view(B, T, 3, self.n_heads, D // self.n_heads)
+            return load_kernels().packed_attention(packed, self.keep).flatten(2)
+        out = topk_attention(q, k, v, self.keep, backend)
         return out.transpose(1, 2).reshape(B, T, D)
 
     def new_state(self, batch: int, context: int) -> KVCache:

@@ -2,9 +2,15 @@
 before it.
 """
 
+import os
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# asked once: torch.compile cannot follow the question
+HAVE_TRITON = find_spec("triton") is not None
 
 
 class CausalConv(nn.Module):
@@ -23,6 +29,8 @@ class CausalConv(nn.Module):
         """(B, T, D) -> (B, T, D). With a `state`, T bytes more: it holds what was heard
         before, and is left as the next call needs it.
         """
+        if state is None and kernel_takes(y):
+            return through_kernel(y, self.weight)
         if state is None:
             past = F.pad(y, (0, 0, self.width - 1, 0))  # zeros before the first byte
         else:
@@ -40,3 +48,27 @@ class CausalConv(nn.Module):
     def new_state(self, batch: int) -> Tensor:
         """The inputs that are still heard, (B, width-1, D), oldest first: none yet."""
         return self.weight.new_zeros(batch, self.width - 1, self.weight.shape[0])
+
+
+def kernel_takes(y: Tensor) -> bool:
+    """Whether the kernel computes this: in 16 bits on CUDA, as in training. With
+    TILELLI_ATTENTION=reference in the environment no kernel of the book does.
+    """
+    allowed = os.environ.get("TILELLI_ATTENTION") in (None, "", "triton")
+    if not (HAVE_TRITON and allowed and y.device.type == "cuda"):
+        return False
+    return type_in_use(y) in (torch.float16, torch.bfloat16)
+
+
+def type_in_use(y: Tensor) -> torch.dtype:
+    """y's own, or under autocast what PyTorch's convolution would take it to."""
+    kind = y.device.type
+    on = torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else y.dtype
+
+
+def through_kernel(y: Tensor, weight: Tensor) -> Tensor:
+    """(B, T, D) -> (B, T, D) by kernel_conv.py, imported when it is first needed."""
+    from .kernel_conv import causal_conv
+
+    return causal_conv(y.to(type_in_use(y)), weight)

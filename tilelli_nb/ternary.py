@@ -87,9 +87,7 @@ class TernaryFFN(nn.Module):
         self.up = TernaryLinear(d_model, expand * d_model)
         self.down = TernaryLinear(expand * d_model, d_model)
 
-    def forward(
-        self, y: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, y: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D). A `state` spares the rounding of the weights."""
         up, down = state or self.new_state()
         return F.linear(F.gelu(F.linear(y, up)), down)
