@@ -1,0 +1,87 @@
+"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
+processes, batches made ahead.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+
+
+def fit_micro_batch(lm, rows: int) -> int:
+    """How many of `rows` sequences a GPU holds at once, forward and backward: tried,
+    and halved until they fit.
+
+    Elsewhere the configuration's. Raises TrainingError when not even one fits.
+    """
+    if next(lm.parameters()).device.type != "cuda":
+        return min(rows, lm.config.train.micro_batch)
+    while rows:
+        try:
+            try_micro_batch(lm, rows)
+            return rows
+        except torch.OutOfMemoryError:
+            rows //= 2
+        finally:
+            lm.zero_grad()
+            torch.cuda.empty_cache()
+    raise TrainingError(
+        "not even one sequence fits into the memory of this GPU",
+        "use a smaller model or another card",
+    )
+
+
+def try_micro_batch(lm, rows: int) -> None:
+    """A forward and backward pass beside as much memory as the optimizer will take, and
+    some air.
+    """
+    moments = torch.empty(
+        sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda"
+    )
+    x = torch.zeros(
+        rows, lm.config.model.context, dtype=torch.long, device=moments.device
+    )
+    with torch.autocast("cuda", torch.bfloat16):
+        lm.loss_terms(x, x).nats.backward()
+
+
+def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
+    """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
+    the weights left out.
+    """
+    weights = {p.untyped_storage()._cdata for p in lm.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # held until all has been counted: a freed address is used again
+        terms = lm.loss_terms(x, targets)
+    del terms
+    return sum(size for storage, size in kept.items() if storage not in weights)
+
+
+@contextmanager
+def clear_gpu_errors(micro_batch: int) -> Iterator[None]:
+    """What can go wrong on a GPU alone, as TrainingError: too little memory, or a graph
+    that does not compile.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the memory of this GPU does not hold {micro_batch} sequences at once",
+            "the same command with --resume and --micro-batch auto finds what fits",
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("torch._dynamo"):
+            raise
+        raise TrainingError(
+            f"torch.compile failed ({type(error).__name__})",
+            "the same command with --resume and --no-compile trains without it, more slowly",
+        ) from error
