@@ -31,7 +31,7 @@ book: _build/html/index.html ## build the site from the committed outputs
 
 _build/html/index.html: $(PAGES) | $(READY)
 	@echo "Building the site: about half a minute. No notebook is executed."
-	@$(BIN)/python book/tools.py vendor
+	@$(BIN)/python book/tools/build.py vendor
 	@$(BIN)/jupyter-book build . -n -W --keep-going -q \
 	  || { rm -rf _build/.doctrees $@; echo "The site has warnings: see above" >&2; exit 1; }
 	@touch $@
@@ -58,22 +58,22 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
 
 sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for one)
-	@$(BIN)/python book/tools.py sync $(NAMES)
+	@$(BIN)/python book/tools/build.py sync $(NAMES)
 
 run: $(READY) ## execute the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
 	@echo "Executing stale notebooks: about half a minute each."
-	@$(BIN)/python book/tools.py run $(NAMES) $(if $(FORCE),--force)
+	@$(BIN)/python book/tools/build.py run $(NAMES) $(if $(FORCE),--force)
 
 student: $(READY) ## write copies of the notebooks without the solutions into student/
-	@$(BIN)/python book/tools.py student
+	@$(BIN)/python book/tools/build.py student
 
 train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"
-	@$(BIN)/python -c 'from tilelli_nb.cli import main; main()' train $(ARGS)
+	@$(BIN)/python -c 'from tilelli_nb.cli.app import main; main()' train $(ARGS)
 
 pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
 	@echo "Pretraining lite_10m into runs/pretrain: hours on a GPU. What it will cost: tilelli cost"
-	@$(BIN)/python -c 'from tilelli_nb.cli import main; main()' train --config lite_10m --corpus fineweb-edu \
+	@$(BIN)/python -c 'from tilelli_nb.cli.app import main; main()' train --config lite_10m --corpus fineweb-edu \
 	  --gigabytes $(GIGABYTES) --out runs/pretrain --resume $(OPTIONS)
 
 pod: ## on a rented machine: an environment that keeps its PyTorch, and JupyterLab's Python 3 from there
@@ -85,7 +85,7 @@ pod: ## on a rented machine: an environment that keeps its PyTorch, and JupyterL
 	@echo "Next: make pretrain, or run notebooks/10_renting.ipynb"
 
 check: ## say OK or MISSING for everything the book needs
-	@"$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PY))" book/check_environment.py
+	@"$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PY))" book/tools/check_environment.py
 
 lint: $(READY) ## check the style of the code
 	@$(BIN)/python -m ruff check .
@@ -101,7 +101,7 @@ help: ## this list
 	@echo "VENV=path uses an environment of your own; PY=python3.12 names the Python to make one with."
 
 given:
-	@$(BIN)/python book/check_environment.py --quiet
+	@$(BIN)/python book/tools/check_environment.py --quiet
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

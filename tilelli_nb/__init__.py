@@ -1,5 +1,6 @@
-"""tilelli_nb: the support package of the book. One module a chapter; names load when
-they are first used.
+"""tilelli_nb: the support package of the book. Its folders are
+named after what a byte meets: data, model, training, inference. Names load when they
+are first used.
 """
 
 from importlib import import_module
@@ -8,24 +9,24 @@ __version__ = "0.1.0"
 
 # name -> module that defines it; importing the package itself costs nothing
 _EXPORTS = {
-    "ByteTokenizer": "tokenizer",
-    "CausalConv": "conv",
-    "topk_attention": "attention",
-    "TopKAttention": "attention",
-    "ternarize": "ternary",
-    "TernaryLinear": "ternary",
-    "TernaryFFN": "ternary",
-    "pack": "ternary",
-    "unpack": "ternary",
-    "Router": "router",
-    "balance_loss": "router",
-    "router_confidence": "router",
+    "ByteTokenizer": "data.tokenizer",
+    "CausalConv": "model.conv",
+    "topk_attention": "model.attention",
+    "TopKAttention": "model.attention",
+    "ternarize": "model.ternary",
+    "TernaryLinear": "model.ternary",
+    "TernaryFFN": "model.ternary",
+    "pack": "model.ternary",
+    "unpack": "model.ternary",
+    "Router": "model.router",
+    "balance_loss": "model.router",
+    "router_confidence": "model.router",
     "load_config": "config",
-    "RoutedBlock": "model",
-    "TilelliLM": "model",
-    "prepare_shards": "shards",
-    "open_shards": "shards",
-    "load_record": "records",
+    "RoutedBlock": "model.network",
+    "TilelliLM": "language_model",
+    "prepare_shards": "data.shards",
+    "open_shards": "data.shards",
+    "load_record": "storage.records",
     "TilelliError": "errors",
 }
 

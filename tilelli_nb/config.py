@@ -13,9 +13,17 @@ import yaml
 from .errors import ConfigError
 
 FOLDER = Path(__file__).parent / "configs"
+
+
 BLOCKS = ("routed", "vanilla")
+
+
 OPTIMIZERS = ("adamw", "muon")
+
+
 PRECISIONS = ("auto", "fp32", "bf16")
+
+
 SCHEDULES = ("cosine", "wsd")
 
 

@@ -10,8 +10,8 @@ All versions of one length take turns, round by round; a figure is the median of
 rounds. Each is timed forward, and forward with backward; memory and threads are set as
 `tilelli train` sets them. What is compared:
 
-    kernel      tilelli_nb/kernels.py (CUDA)              blocked
-    tilelli_nb/attention.py (CPU) reference   the plain rule of tilelli_nb/attention.py
+    kernel      tilelli_nb/model/kernels.py (CUDA)              blocked
+    tilelli_nb/model/attention.py (CPU) reference   the plain rule of tilelli_nb/model/attention.py
     compiled  the same through torch.compile (CUDA) flex        FlexAttention, dense and
     causal (CUDA)    sdpa      F.scaled_dot_product_attention, dense and causal
 
@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tilelli_nb.runtime import keep_freed_memory, wait_briefly  # isort: skip
+from tilelli_nb.training.cpu_tuning import keep_freed_memory, wait_briefly
 
 # ruff: noqa: E402
 wait_briefly()
@@ -36,8 +36,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilelli_nb.attention import topk_attention
-from tilelli_nb.records import dumps, new_record, now, write_atomic
+from tilelli_nb.files import write_atomic
+from tilelli_nb.model.attention import topk_attention
+from tilelli_nb.storage.records import dumps, new_record, now
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)

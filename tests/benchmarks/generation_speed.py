@@ -43,9 +43,11 @@ import torch.nn.functional as F
 from training_speed import PlainLM
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.inference import Sampling, draw, read, window_start
-from tilelli_nb.prepared import KINDS
-from tilelli_nb.records import dumps, new_record, now, write_atomic
+from tilelli_nb.files import write_atomic
+from tilelli_nb.inference.decoding import read
+from tilelli_nb.inference.prepared import KINDS
+from tilelli_nb.inference.sampling import Sampling, draw, window_start
+from tilelli_nb.storage.records import dumps, new_record, now
 
 PROMPT, SAMPLING = 128, Sampling(temperature=0.8, seed=0)
 

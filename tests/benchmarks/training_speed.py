@@ -22,7 +22,7 @@ import statistics
 import time
 from pathlib import Path
 
-from tilelli_nb.runtime import keep_freed_memory, wait_briefly  # isort: skip
+from tilelli_nb.training.cpu_tuning import keep_freed_memory, wait_briefly
 
 # ruff: noqa: E402
 wait_briefly()
@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.optimizer import make_optimizer, update
-from tilelli_nb.records import dumps, new_record, now, write_atomic
+from tilelli_nb.files import write_atomic
+from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.training.optimizer import make_optimizer, update
 
 WARM_UP = 3
 

@@ -1,0 +1,211 @@
+"""The book's pipeline. `python book/tools/build.py --help` lists the commands; `make` calls
+them.
+
+`sync` carries the text of a chapter (book/NN_name.md) into its notebook, `run` executes
+the notebook in place and stamps it, `check` says what is wrong.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+
+import offline
+import pairs
+import student
+from checks import CHECKS, book_problems, is_stale, stamp_of
+from pairs import ROOT, keep, notebooks, read_notebook, write_notebook
+
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+CELL_TIMEOUT = 120
+# without it each kernel warns that it talks over local TCP
+QUIET = ["--IPKernelApp.log_level=40"]
+
+
+def run(path: Path) -> None:
+    """Executes the notebook in its own folder and writes it back; a cell that raises
+    leaves the file as it was.
+    """
+    from nbclient import NotebookClient
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    os.environ["PYTHONHASHSEED"] = "0"  # the order of a printed set stays the same
+    os.environ.pop("MPLBACKEND", None)  # the kernel shows figures itself
+    nb = read_notebook(path)
+    nb.metadata.pop("widgets", None)
+    NotebookClient(
+        nb,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=True,
+        extra_arguments=QUIET,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    nb = tidy(nb, path.stem)
+    nb.metadata["tilelli"] = {"stamp": stamp_of(path, nb)}
+    write_notebook(nb, path)
+
+
+def tidy(nb, stem: str):
+    """The executed notebook, small, and without what differs from run to run: times,
+    versions, random widget ids.
+    """
+    nb.metadata = nbformat.from_dict({**keep(nb.metadata, "widgets"), **pairs.HEADER})
+    for cell in nb.cells:
+        cell.metadata = nbformat.from_dict(keep(cell.metadata, "tags", "mystnb"))
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = fewer_colours(output.data["image/png"])
+    states = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    if not states:
+        nb.metadata.pop("widgets", None)
+    text = nbformat.writes(nb)
+    for i, model in enumerate(states):  # in the order in which the kernel made them
+        text = text.replace(
+            model, hashlib.sha256(f"{stem} {i}".encode()).hexdigest()[:32]
+        )
+    return nbformat.reads(text, as_version=4)
+
+
+def fewer_colours(png: str, colours: int = 128) -> str:
+    """A PNG in base64 with a palette: the eye sees no difference, and the file has a
+    third of the size.
+    """
+    from PIL import Image
+
+    picture, out = (
+        Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"),
+        io.BytesIO(),
+    )
+    picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def chosen(names: list[str], found: list[Path]) -> list[Path]:
+    """The paths whose name starts with one of `names` (all without names): `01` is
+    enough.
+    """
+    missing = [
+        name for name in names if not any(path.stem.startswith(name) for path in found)
+    ]
+    if missing:
+        sys.exit(
+            f"no chapter starts with {', '.join(missing)}; there are {', '.join(p.stem for p in found)}"
+        )
+    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+
+
+def command_sync(args) -> int:
+    for twin in chosen(args.names, pairs.twins()):
+        print(pairs.sync(twin))
+    return 0
+
+
+def command_adopt(args) -> int:
+    for path in chosen(args.names, notebooks()):
+        pairs.twin_of(path).write_text(
+            pairs.text_form(read_notebook(path)), encoding="utf-8"
+        )
+        print(f"{path.stem}: text written from the notebook")
+    return 0
+
+
+def command_run(args) -> int:
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+    failed = 0
+    for path in chosen(args.names, notebooks()):
+        if not args.force and not is_stale(path):
+            print(f"{path.stem}: fresh")
+            continue
+        try:
+            run(path)
+            print(f"{path.stem}: executed")
+        except (CellExecutionError, CellTimeoutError) as error:
+            failed = 1
+            print(
+                f"{path.stem}: stopped, the file is as it was\n{error}", file=sys.stderr
+            )
+    return failed
+
+
+def command_stale(args) -> int:
+    print(
+        "\n".join(
+            path.stem for path in chosen(args.names, notebooks()) if is_stale(path)
+        )
+        or "nothing is stale"
+    )
+    return 0
+
+
+def command_check(args) -> int:
+    chapters = chosen(args.names, notebooks())
+    problems = book_problems() + [
+        problem for path in chapters for check in CHECKS for problem in check(path)
+    ]
+    print("\n".join(problems) or "nothing to complain about")
+    return bool(problems)
+
+
+def command_vendor(args) -> int:
+    print(offline.fetch())
+    return 0
+
+
+def command_student(args) -> int:
+    copies = student.write_copies(chosen(args.names, notebooks()))
+    print(
+        f"{len(copies)} student copies, without solutions and outputs, in {copies[0].parent.relative_to(ROOT)}/"
+    )
+    return 0
+
+
+COMMANDS = {
+    "sync": (command_sync, "carry book/NN_name.md into its notebook, in place"),
+    "adopt": (
+        command_adopt,
+        "the other way: write book/NN_name.md from a notebook that was edited",
+    ),
+    "run": (command_run, "execute stale notebooks in place and stamp them"),
+    "stale": (
+        command_stale,
+        "list the notebooks whose outputs are older than their code",
+    ),
+    "check": (command_check, "list what is wrong with the chapters"),
+    "student": (command_student, "write copies without the solutions into student/"),
+    "vendor": (command_vendor, "fetch the scripts that make the site work offline"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, (function, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function, names=[], force=False)
+        if name != "vendor":
+            command.add_argument(
+                "names",
+                nargs="*",
+                help="chapters, by the start of their name (default: all)",
+            )
+        if name == "run":
+            command.add_argument(
+                "--force", action="store_true", help="also those that are fresh"
+            )
+    args = parser.parse_args()
+    return args.function(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

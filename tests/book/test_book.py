@@ -1,0 +1,421 @@
+"""The chapters are whole: text and notebook agree, outputs belong to the code, pictures
+are described.
+"""
+
+import re
+import sys
+
+import nbformat
+import pytest
+import tools
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import checks
+import offline
+import pairs
+import stamps
+
+CHAPTERS = pairs.notebooks()
+
+
+# --- the chapters of this book ---
+
+
+def test_the_book_has_chapters():
+    assert [path.stem[:2] for path in CHAPTERS[:2]] == ["00", "01"]
+
+
+@pytest.mark.parametrize(
+    "check", checks.CHECKS, ids=lambda check: check.__name__.removesuffix("_problems")
+)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter(chapter, check):
+    assert check(chapter) == []
+
+
+def test_every_page_is_in_the_table_of_contents_and_every_entry_exists():
+    assert checks.book_problems() == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/references.md"])
+def test_plain_pages_describe_their_pictures(page):
+    assert (
+        checks.markdown_alt_problems((pairs.ROOT / page).read_text(encoding="utf-8"))
+        == []
+    )
+
+
+def test_the_readme_points_at_things_that_exist():
+    text = (pairs.ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)|(?:src|href)=\"([^\"]+)\"", text)
+    local = [
+        target for pair in links for target in pair if target and "://" not in target
+    ]
+    assert (
+        local
+        and [target for target in local if not (pairs.ROOT / target).exists()] == []
+    )
+
+
+# --- the checks find what they are for ---
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A book of one chapter in a folder of its own: returns write(cells), which gives
+    the notebook's path.
+    """
+    for folder in ("book", "notebooks", "tilelli_nb"):
+        (tmp_path / folder).mkdir()
+    package = tmp_path / "tilelli_nb"
+    (package / "__init__.py").write_text(
+        '_EXPORTS: dict[str, str] = {"CausalConv": "conv", "ternarize": "ternary"}\n'
+    )
+    for module in ("conv", "ternary", "model"):
+        (package / f"{module}.py").write_text(f"# {module}\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: notebooks/01_sample\n")
+
+    def write(*cells):
+        path = tmp_path / "notebooks" / "01_sample.ipynb"
+        nb = new_notebook(cells=list(cells), metadata=pairs.HEADER)
+        nb.metadata["tilelli"] = {"stamp": checks.stamp_of(path, nb)}
+        pairs.write_notebook(nb, path)
+        pairs.twin_of(path).write_text(pairs.text_form(nb))
+        return path
+
+    return write
+
+
+def figure(alt=None):
+    cell = new_code_cell(
+        "draw()",
+        execution_count=1,
+        outputs=[new_output("display_data", {"image/png": "aGVsbG8="})],
+    )
+    if alt:
+        cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    return cell
+
+
+def test_a_good_chapter_has_no_problem(book):
+    path = book(
+        new_markdown_cell("# Title\n\n![a cat on a mat](cat.png)"),
+        figure("A curve that falls from 8 to 2."),
+    )
+    assert [problem for check in checks.CHECKS for problem in check(path)] == []
+    assert checks.book_problems(path.parent.parent) == []
+
+
+def test_the_order_of_metadata_makes_no_difference(book):
+    cell = new_code_cell(
+        "1",
+        execution_count=1,
+        metadata={"tags": ["a"], "mystnb": {"image": {"alt": "b"}}},
+    )
+    path = book(cell)
+    assert checks.pair_problems(path) == []
+    assert (
+        edit(path, "", "").endswith("up to date") and checks.pair_problems(path) == []
+    )
+
+
+def test_a_changed_text_is_found(book):
+    path = book(new_markdown_cell("# Title"))
+    twin = pairs.twin_of(path)
+    twin.write_text(twin.read_text().replace("Title", "Other"))
+    assert "# Other" in checks.pair_problems(path)[0]
+    twin.unlink()
+    assert "has no book/01_sample.md" in checks.pair_problems(path)[0]
+
+
+def test_the_text_carries_no_outputs_stamps_or_widget_state(book):
+    text = pairs.twin_of(book(figure("A curve that falls from 8 to 2."))).read_text()
+    assert "draw()" in text and "alt: A curve that falls" in text
+    assert (
+        "stamp" not in text and "widgets" not in text and "jupytext_version" not in text
+    )
+
+
+@pytest.mark.parametrize("alt", [None, "too short"])
+def test_a_figure_without_words_is_found(book, alt):
+    assert "cell 0" in checks.alt_problems(book(figure(alt)))[0]
+
+
+@pytest.mark.parametrize(
+    "text, bare",
+    [
+        ("![](a.png)", 1),
+        ("![ ](a.png)", 1),
+        ("![a map](a.png)", 0),
+        ('<img src="a.png">', 1),
+        ('<img alt="" src="a.png">', 1),
+        ('<img src="a.png" alt="a map">', 0),
+        ("```{figure} a.png\nA caption\n```", 1),
+        ("```{figure} a.png\n:alt: a map\n```", 0),
+        ("```\n![](a.png)\n```", 0),
+    ],
+)
+def test_pictures_in_the_text_need_words(text, bare):
+    assert len(checks.markdown_alt_problems(text)) == bare
+
+
+def test_a_cell_that_was_not_run_or_that_failed_is_found(book):
+    assert "top to bottom" in checks.run_problems(book(new_code_cell("1 + 1")))[0]
+    error = new_output("error", ename="ValueError", evalue="no", traceback=[])
+    assert (
+        "raised"
+        in checks.run_problems(
+            book(new_code_cell("f()", execution_count=1, outputs=[error]))
+        )[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("/home/ada/book/x.py", True),
+        ("wrote /tmp/run", True),
+        ("/Users/ada/x", True),
+        ("C:\\Users\\ada", True),
+        ("<f at 0x7f32a1b2c3d4>", True),
+        (sys.prefix + "/lib", True),
+        ("https://x.org/home/ada", False),
+        ("runs/nano/run.json", False),
+        ("0x68 is h", False),
+        ("a/b and and/or", False),
+    ],
+)
+def test_machine_paths_in_outputs(book, text, found):
+    cell = new_code_cell(
+        "f()",
+        execution_count=1,
+        outputs=[new_output("stream", name="stdout", text=text)],
+    )
+    assert bool(checks.path_problems(book(cell))) == found
+
+
+def test_a_notebook_that_is_too_big_or_not_listed_is_found(book):
+    path = book(new_markdown_cell("x" * 500_001))
+    assert "more than 500,000" in checks.size_problems(path)[0]
+    other = path.with_name("02_other.ipynb")
+    path.rename(other)
+    assert sorted(checks.book_problems(path.parent.parent)) == [
+        "_toc.yml names notebooks/01_sample, which does not exist",
+        "book/01_sample.md has no notebook: run `make sync`",
+        "notebooks/02_other.ipynb is not in _toc.yml",
+    ]
+
+
+# --- stamps ---
+
+
+@pytest.mark.parametrize(
+    "source, names",
+    [
+        ("from tilelli_nb import CausalConv", {"conv"}),
+        ("from tilelli_nb.model.conv import CausalConv", {"conv"}),
+        ("import tilelli_nb.model.conv", {"conv"}),
+        ("from tilelli_nb import conv as c", {"conv"}),
+        ("import tilelli_nb as t\nshow(t.ternarize)", {"ternary"}),
+        ("import tilelli_nb\nshow(tilelli_nb.model.conv.CausalConv)", {"conv"}),
+        ("from tilelli_nb import *", {"conv", "ternary", "model"}),
+        (
+            "%matplotlib inline\nfrom tilelli_nb import ternarize\nif 1:\n    !ls",
+            {"ternary"},
+        ),
+        ("%%bash\nfrom tilelli_nb import CausalConv", set()),
+        ("import torch\nfrom os import path", set()),
+    ],
+)
+def test_which_modules_a_chapter_names(book, source, names):
+    package = book(new_markdown_cell("# Title")).parent.parent / "tilelli_nb"
+    assert stamps.modules([source], package) == names
+
+
+def test_a_stamp_goes_stale_with_its_own_code_only(book):
+    path = book(
+        new_markdown_cell("# Title"),
+        new_code_cell("from tilelli_nb import CausalConv", execution_count=1),
+    )
+    package = path.parent.parent / "tilelli_nb"
+    assert not checks.is_stale(path)
+    (package / "model.py").write_text("# another\n")
+    assert not checks.is_stale(path)
+    (package / "conv.py").write_text("# another\n")
+    assert checks.is_stale(path)
+
+
+@pytest.mark.parametrize(
+    "code, named",
+    [
+        ("load_record('bench-a')", {"bench-a"}),
+        (
+            "for p in runs_folder().glob('bench-*/results.json'): print(p)",
+            {"bench-a", "bench-b"},
+        ),
+        (
+            "[load_record(p.parent) for p in runs_folder().glob('*/run.json')]",
+            {"bench-a", "bench-b", "nano"},
+        ),
+        ("print('nano')", {"nano"}),
+        (
+            "print('*', '.', '..', '../runs', '', 'bench', 'a bench-a', '**bold**', '* nano.')  # 'nano'",
+            set(),
+        ),
+    ],
+)
+def test_which_records_a_chapter_names(tmp_path, code, named):
+    for name in ("bench-a", "bench-b", "nano"):
+        (tmp_path / name).mkdir()
+        for file in ("run.json", "results.json", "metrics.jsonl", "model.safetensors"):
+            (tmp_path / name / file).write_text("{}")
+    files = {
+        tmp_path / name / file
+        for name in named
+        for file in ("run.json", "results.json", "metrics.jsonl")
+    }
+    assert stamps.records([code], tmp_path) == files
+
+
+def test_a_stamp_goes_stale_with_the_records_it_names(book):
+    path = book(
+        new_markdown_cell("# Title"),
+        new_code_cell("load_record('nano-stories')", execution_count=1),
+    )
+    runs = path.parent.parent / "book" / "runs"
+    for name in ("nano-stories", "nano-others"):
+        (runs / name).mkdir(parents=True)
+    assert not checks.is_stale(path)
+    (runs / "nano-others" / "run.json").write_text("{}")
+    assert not checks.is_stale(path)
+    (runs / "nano-stories" / "run.json").write_text("{}")
+    assert checks.is_stale(path)
+
+
+# --- sync and run ---
+
+
+def edit(path, old, new):
+    twin = pairs.twin_of(path)
+    twin.write_text(twin.read_text().replace(old, new))
+    return pairs.sync(twin)
+
+
+def test_sync_keeps_ids_and_the_outputs_of_cells_that_did_not_change(book):
+    def output(text):
+        return [new_output("stream", name="stdout", text=text)]
+
+    path = book(
+        new_markdown_cell("# Title"),
+        new_code_cell("one()", execution_count=1, outputs=output("1")),
+        new_code_cell("two()", execution_count=2, outputs=output("2")),
+        new_markdown_cell("End"),
+    )
+    before = pairs.read_notebook(path)
+    assert edit(path, "two()", "three()").startswith("01_sample: 1 of 4 cells")
+    after = pairs.read_notebook(path)
+    assert [c.id for c in after.cells] == [c.id for c in before.cells]
+    assert (
+        after.cells[1].outputs == before.cells[1].outputs
+        and after.cells[2].outputs == []
+    )
+    assert after.metadata.tilelli == before.metadata.tilelli and checks.is_stale(path)
+    assert checks.pair_problems(path) == []
+
+    edit(path, "End", "+++\n\nMiddle\n\n+++\n\nEnd")
+    longer = pairs.read_notebook(path)
+    assert [c.source for c in longer.cells] == [
+        "# Title",
+        "one()",
+        "three()",
+        "Middle",
+        "End",
+    ]
+    assert [c.id for c in longer.cells if c.source != "Middle"] == [
+        c.id for c in before.cells
+    ]
+    assert len({c.id for c in longer.cells}) == 5
+    assert edit(path, "", "").endswith("up to date")
+
+
+def test_sync_makes_a_notebook_the_same_way_each_time(tmp_path):
+    (tmp_path / "book").mkdir()
+    twin = tmp_path / "book" / "01_new.md"
+    twin.write_text("# New\n\n```{code-cell}\n1 + 1\n```\n")
+    pairs.sync(twin)
+    path = pairs.notebook_of(twin)
+    first = path.read_bytes()
+    assert [c.cell_type for c in pairs.read_notebook(path).cells] == [
+        "markdown",
+        "code",
+    ]
+    assert twin.read_text().startswith("---\n")
+    path.unlink()
+    pairs.sync(twin)
+    assert path.read_bytes() == first
+
+
+def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
+    book, monkeypatch
+):
+    for name in ("PYTHONPATH", "PYTHONHASHSEED"):
+        # put back after the test: run() sets them for the kernel
+        monkeypatch.setenv(name, "")
+    path = book(
+        new_code_cell(
+            "import ipywidgets\nbox = ipywidgets.IntSlider(3, description='k')\nbox"
+        ),
+        new_code_cell("for i in range(3):\n    print(i, flush=True)"),
+    )
+    tools.run(path)
+    first = path.read_bytes()
+    assert checks.run_problems(path) == []
+    nb = pairs.read_notebook(path)
+    assert nb.cells[1].outputs == [
+        new_output("stream", name="stdout", text="0\n1\n2\n")
+    ]
+    assert (
+        nb.cells[0]
+        .outputs[0]
+        .data["application/vnd.jupyter.widget-view+json"]["model_id"]
+        in nb.metadata.widgets[tools.WIDGETS].state
+    )
+    assert all("execution" not in cell.metadata for cell in nb.cells)
+    tools.run(path)
+    assert path.read_bytes() == first
+
+    path = book(new_code_cell("1 / 0"))
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        tools.run(path)
+    assert path.read_bytes() == before
+
+
+# --- the copies for a site that works offline ---
+
+
+@pytest.mark.parametrize(
+    "npm, said",
+    [
+        (None, "npm is not installed"),
+        ("exit 1", "could not fetch them"),
+        ("echo other > mathjax-3.2.2.tgz", "not the file this book was tested with"),
+    ],
+)
+def test_without_npm_or_network_the_site_falls_back_in_one_line(
+    tmp_path, monkeypatch, npm, said
+):
+    if npm:
+        command = tmp_path / "npm"
+        command.write_text(f"#!/bin/sh\n{npm}\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(offline, "VENDOR", tmp_path / "vendor")
+    line = offline.fetch()
+    assert said in line and "CDN" in line and "\n" not in line
+    assert not offline.present() and not (tmp_path / "vendor").exists()
+
+
+def test_notebooks_are_valid():
+    for path in CHAPTERS:
+        nbformat.validate(pairs.read_notebook(path))

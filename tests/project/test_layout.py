@@ -1,0 +1,114 @@
+"""The package keeps its shape: folders without circles, a network that knows tensors
+alone, lines that a page can show, functions that fit a screen.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "tilelli_nb"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# A folder, or a file beside the folders, imports only from those before it.
+ORDER = [
+    "errors",
+    "config",
+    "files",
+    "data",
+    "model",
+    "storage",
+    "inference",
+    "training",
+    "pretrained",
+    "language_model",
+    "notebook",
+    "extras",
+    "cli",
+]
+ALLOWED_IN_MODEL = {"errors", "config", "model"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it, with their folder."""
+    here = name_of(path).split(".")[:-1]
+    names = {name_of(module).removesuffix(".__init__") for module in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            start = here[: len(here) - node.level + 1]
+        elif (node.module or "").split(".")[0] == "tilelli_nb":
+            start = []
+        else:
+            continue
+        middle = (node.module or "").removeprefix("tilelli_nb").strip(".")
+        for alias in node.names:
+            whole = [*start, *filter(None, middle.split(".")), alias.name]
+            while whole and ".".join(whole) not in names:
+                whole.pop()
+            if whole:
+                found.add(".".join(whole))
+    return found
+
+
+def folder(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_folder_imports_only_from_those_before_it(path):
+    here = folder(name_of(path))
+    if here == "__init__":
+        return
+    for other in map(folder, imports(path)):
+        if other != here:
+            assert ORDER.index(other) < ORDER.index(here), f"imports {other}"
+
+
+def test_no_module_imports_itself_by_a_way_round():
+    graph = {name_of(path): imports(path) for path in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way, module])
+        if module not in done:
+            for other in graph.get(module, graph.get(f"{module}.__init__", ())):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=name_of)
+def test_the_network_knows_tensors_alone(path):
+    assert {folder(module) for module in imports(path)} <= ALLOWED_IN_MODEL
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_page_can_show_it(path):
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert len(lines) <= 500
+    assert not [n for n, line in enumerate(lines, 1) if len(line) > 88]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_names_have_docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if not tree.body:
+        return
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(
+            node, (ast.FunctionDef, ast.ClassDef)
+        ) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name

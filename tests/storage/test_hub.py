@@ -1,0 +1,240 @@
+"""The Hugging Face Hub, stood in for by a server on this machine that speaks as much of
+its language as is needed.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.errors import CheckpointError, MissingDependency
+from tilelli_nb.storage.hub import download, model_card, upload
+
+pytest.importorskip("huggingface_hub")
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Repositories in memory: {"owner/name": {"file": bytes}}. Large files come in the
+    commit, as small ones do.
+    """
+
+    repositories: dict[str, dict[str, bytes]] = {}
+
+    def answer(self, body, status=200, **headers):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Length": str(len(body)),
+            "X-Repo-Commit": SHA,
+            **headers,
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self):
+        data, path = (
+            self.rfile.read(int(self.headers.get("Content-Length", 0))),
+            self.path.split("?")[0],
+        )
+        if self.headers.get("Authorization") != "Bearer hf_test":
+            return self.answer({"error": "who are you?"}, 401)
+        if path == "/api/repos/create":
+            about = json.loads(data)
+            name = f"{about.get('organization') or 'me'}/{about['name']}"
+            self.repositories.setdefault(name, {})
+            return self.answer(
+                {"url": f"http://{self.headers['Host']}/{name}", "name": name}
+            )
+        if path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        name = "/".join(path.split("/")[3:5])
+        if "/preupload/" in path:
+            return self.answer(
+                {
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "uploadMode": "regular",
+                            "shouldIgnore": False,
+                        }
+                        for file in json.loads(data)["files"]
+                    ]
+                }
+            )
+        for line in map(json.loads, data.splitlines()):  # /commit/
+            if line["key"] == "file":
+                self.repositories[name][line["value"]["path"]] = base64.b64decode(
+                    line["value"]["content"]
+                )
+        url = f"http://{self.headers['Host']}/{name}/commit/{SHA}"
+        return self.answer({"commitUrl": url, "commitOid": SHA, "success": True})
+
+    def do_GET(self):
+        parts = self.path.split("?")[0].strip("/").split("/")
+        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        files = self.repositories.get(name)
+        if files is None:
+            return self.answer(
+                {"error": "no such repository"}, 404, **{"X-Error-Code": "RepoNotFound"}
+            )
+        if parts[0] == "api" and "tree" in parts:
+            return self.answer(
+                [
+                    {"type": "file", "path": file, "oid": SHA, "size": len(data)}
+                    for file, data in files.items()
+                ]
+            )
+        if parts[0] == "api":
+            return self.answer(
+                {
+                    "id": name,
+                    "sha": SHA,
+                    "siblings": [{"rfilename": file} for file in files],
+                }
+            )
+        data = files["/".join(parts[4:])]
+        return self.answer(data, ETag=f'"{hash(data) & 0xFFFFFFFF:08x}"')
+
+    do_HEAD = do_GET
+
+    def log_message(self, *about):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+THERE_AND_BACK = """
+import sys, torch
+from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.errors import CheckpointError
+small = load_config("nano").with_model(d_model=16, n_blocks=1, n_heads=2, context=32)
+for name, lm in (("me/small", TilelliLM(small)), ("me/packed", None)):
+    if lm is None:
+        TilelliLM(small).save_packed(sys.argv[1])
+        lm = TilelliLM.from_pretrained(sys.argv[1])
+        lm.sampling_defaults = {"temperature": 0.3}
+    print(lm.push_to_hub(name))
+    again = TilelliLM.from_pretrained(name)
+    back = again.state_dict()
+    same = all(torch.allclose(w, back[key], atol=1e-6) for key, w in lm.state_dict().items())
+    print(same and again.sampling_defaults == lm.sampling_defaults)
+try:
+    TilelliLM.from_pretrained("me/nothing")
+except CheckpointError as error:
+    print(error.problem)
+"""
+
+
+def test_there_and_back(hub, tmp_path):
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_TOKEN": "hf_test",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", THERE_AND_BACK, str(tmp_path / "packed")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line in ("True", "False")] == ["True", "True"], (
+        done.stdout + done.stderr[-2000:]
+    )
+    assert (
+        lines[-1].startswith("there is no model 'me/nothing'")
+        and "RepositoryNotFoundError" in lines[-1]
+    )
+    for name in ("me/small", "me/packed"):
+        files = Hub.repositories[name]
+        own = ["generation_config.json"] if name == "me/packed" else []
+        assert sorted(files) == sorted(
+            ["README.md", "config.json", "model.safetensors", *own]
+        )
+        assert f'from_pretrained("{name}")' in files["README.md"].decode()
+        assert json.loads(files["config.json"])["model"]["d_model"] == 16
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: download("me/small"),
+        lambda: TilelliLM.from_pretrained("me/small"),
+        lambda: upload(__file__, "me/small"),
+    ],
+)
+def test_no_network_is_one_clear_error(call, monkeypatch):
+    import huggingface_hub
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", offline)
+    with pytest.raises(CheckpointError, match=r"ConnectionError"):
+        call()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependency, match="huggingface_hub"):
+        call()
+
+
+def test_a_card_says_what_the_record_says():
+    record = {
+        "data": {
+            "source": "stories",
+            "train_bytes": 9_500_000,
+            "val_bytes": 500_000,
+            "sha256": "ab" * 32,
+        },
+        "steps": 1200,
+        "bytes_seen": 2_457_600,
+        "seed": 7,
+        "val_bpb": 1.23456,
+        "wall_s": 600,
+        "gpu_name": None,
+        "bytes_per_s": 4096.0,
+        "usd": None,
+        "git": "abc",
+        "package_sha256": "cd" * 32,
+        "notes": "",
+    }
+    config = load_config("nano").to_dict()
+    card = model_card("me/it", config, 824_576, record)
+    assert (
+        card.startswith("---\nlicense: apache-2.0\n")
+        and "# it\n" in card
+        and "824,576 parameters" in card
+    )
+    for part in (
+        "stories, 9,500,000 bytes",
+        "1,200, 2,457,600 bytes, seed 7",
+        "1.2346 bits per byte",
+        "10 minutes on a CPU",
+        "4,096 bytes/s",
+        "not billed",
+        "commit abc",
+    ):
+        assert part in card, part
+    assert "| notes" not in card and "held out" not in model_card(
+        "me/it", config, 824_576
+    )

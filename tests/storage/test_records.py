@@ -1,0 +1,108 @@
+"""Run records: their keys, where they are found, and that every committed one is
+whole.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tilelli_nb import load_record
+from tilelli_nb.errors import DataError
+from tilelli_nb.files import write_atomic
+from tilelli_nb.storage.records import (
+    KEYS,
+    KINDS,
+    dumps,
+    load_metrics,
+    new_record,
+    package_sha256,
+    runs_folder,
+)
+
+RUNS = Path(__file__).parents[2] / "book" / "runs"
+
+
+def test_a_new_record_has_every_key_in_order():
+    record = new_record("a", "bench", steps=3)
+    assert tuple(record) == KEYS and (
+        record["name"],
+        record["kind"],
+        record["steps"],
+    ) == ("a", "bench", 3)
+    assert record["mfu"] is None and re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["started"]
+    )
+    assert (
+        re.fullmatch(r"[0-9a-f]{64}", record["package_sha256"])
+        and "torch" in record["versions"]
+    )
+
+
+def test_unknown_keys_and_kinds_are_refused():
+    with pytest.raises(DataError, match="no key 'step'"):
+        new_record("a", "bench", step=3)
+    with pytest.raises(DataError, match="unknown kind of run 'dream'"):
+        new_record("a", "dream")
+
+
+def test_the_package_digest_follows_the_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("tilelli_nb.storage.records.PACKAGE", tmp_path)
+    digests = []
+    for name, text in (
+        ("a.py", "x = 1"),
+        ("a.py", "x = 2"),
+        ("b.py", "x = 2"),
+        ("notes.txt", "not code"),
+    ):
+        (tmp_path / name).write_text(text)
+        digests.append(package_sha256())
+    assert len(set(digests[:3])) == 3 and digests[3] == digests[2]
+
+
+def test_records_are_found_from_inside_the_checkout(tmp_path, monkeypatch):
+    run = tmp_path / "book" / "runs" / "mine"
+    run.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    write_atomic(run / "run.json", dumps(new_record("mine", "eval")))
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert runs_folder() == tmp_path / "book" / "runs"
+    assert load_record("mine")["name"] == "mine" and load_metrics("mine")[-1] == {
+        "step": 2
+    }
+    with pytest.raises(DataError, match="yours does not exist\n.*the records are mine"):
+        load_record("yours")
+
+
+def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="cannot write run.json \\(3 bytes\\)"):
+        write_atomic(tmp_path / "file" / "run.json", b"new")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RUNS.glob("*/run.json")), ids=lambda p: p.parent.name
+)
+def test_committed_records_are_whole(path):
+    record = json.loads(path.read_text())
+    assert tuple(record) in (KEYS, KEYS[:-1])  # the first ones had no precision
+    assert record["name"] == path.parent.name and record["kind"] in KINDS
+    assert record["finished"] >= record["started"] and record["git"]
+    assert not re.search(r'"/(home|root|tmp|work)', path.read_text())
+    if record["kind"] == "train":
+        lines = load_metrics(path.parent)
+        assert (
+            lines[-1]["step"] == record["steps"] == record["config"]["train"]["steps"]
+        )
+        assert (
+            lines[-1]["bytes_seen"] == record["bytes_seen"]
+            and lines[-1]["val_bpb"] == record["val_bpb"]
+        )
+        assert [a["step"] for a in lines] == sorted({a["step"] for a in lines})
+
+
+def test_there_are_records():
+    assert any(RUNS.glob("*/run.json"))

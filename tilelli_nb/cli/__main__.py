@@ -1,0 +1,5 @@
+"""`python -m tilelli_nb.cli`, which torchrun needs."""
+
+from .app import main
+
+main()

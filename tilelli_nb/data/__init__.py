@@ -1,0 +1,1 @@
+"""From text to batches of bytes: tokenizer, documents, shards."""

@@ -1,0 +1,291 @@
+"""FineWeb-Edu: educational web pages, streamed from the Hugging Face hub or read from
+parquet files of its schema.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+import numpy as np
+import torch
+from torch import Tensor
+
+
+from ..errors import DataError
+from ..files import write_atomic
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from tqdm import tqdm
+from ..errors import DataError
+from ..errors import MissingDependency
+from .shards import FINEWEB_SHARD_BYTES, MANIFEST, ShardWriter, prepare_shards, read_manifest
+
+def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
+    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True`
+    shows bytes/s and the time left.
+    """
+    folder, source = fineweb_source(folder, **options)
+    return prepare_shards(
+        source,
+        folder,
+        "fineweb-edu",
+        revision=source.revision,
+        shard_bytes=FINEWEB_SHARD_BYTES,
+    )
+
+
+def fineweb_source(
+    folder: str | Path | None = None,
+    *,
+    limit_bytes: int,
+    rank: int = 0,
+    world: int = 1,
+    **options: Any,
+) -> tuple[Path, FineWebEdu]:
+    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what
+    is read; see FineWebEdu.
+
+    Shards stay with the dataset's commit that they were begun at. DataError when the
+    folder holds others, or when the disk is too small for all of it.
+    """
+    folder = Path(folder or default_folder(limit_bytes, rank, world))
+    found = (
+        read_manifest(folder)
+        if (folder / MANIFEST).is_file()
+        else {"revision": None, "shards": []}
+    )
+    if not found.get("complete"):
+        check_disk(
+            folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"])
+        )
+    begun_at = (found["revision"] or "").split(", score")[0]
+    if (
+        begun_at
+        and not found["complete"]
+        and not (options.get("files") or begun_at.startswith(SUBSET))
+    ):
+        raise DataError(
+            f"{folder.name} was begun from files ({begun_at[:60]})",
+            "give the same --files to go on",
+        )
+    source = FineWebEdu(
+        limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options
+    )
+    # refuses a folder of other shards
+    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)
+    return folder, source
+
+
+REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+
+
+ON_THE_HUB = (
+    f"the hub cannot be reached for {REPO}",
+    "check the network and give the same command again, or give --files; on a laptop `stories` will do",
+)
+
+
+ON_DISK = (
+    "the parquet files are not in the format of FineWeb-Edu",
+    "the columns `text` and `score` are needed in every file; for text alone name the folder as the corpus",
+)
+
+
+class FineWebEdu:
+    """An iterator of documents that can say where it is, so that a writer that was
+    killed goes on from there.
+
+    `files` is a folder of .parquet files to read in place of the hub. Documents below
+    `min_score` (how educational, 0 to 5) are passed over. Of several nodes, number
+    `rank` of `world` reads its own share. The document that reaches `limit_bytes` of
+    UTF-8 is the last. `commit` pins the dataset on the hub; the newest one unless
+    given. Raises MissingDependency without `datasets`, DataError for what cannot be
+    read. After Penedo et al. 2024, arXiv:2406.17557.
+    """
+
+    def __init__(
+        self,
+        files: str | Path | None = None,
+        *,
+        limit_bytes: int,
+        min_score: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+        progress: bool = False,
+        commit: str | None = None,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise DataError(
+                f"rank {rank} of {world} nodes does not exist",
+                "ranks go from 0 to world - 1",
+            )
+        self.files = list_files(Path(files)) if files else []
+        self.limit_bytes, self.min_score, self.rank, self.world = (
+            limit_bytes,
+            min_score,
+            rank,
+            world,
+        )
+        listed = " ".join(
+            f"{file.name} ({file.stat().st_size} bytes)" for file in self.files
+        )
+        self.commit = listed or commit or newest()
+        self.progress, self.read_bytes = progress, 0
+
+    @cached_property
+    def rows(self) -> Any:
+        """The dataset, opened when the first document is wanted: shards that are
+        complete need no network.
+        """
+        rows = load_local(self.files) if self.files else load_hub(self.commit)
+        if self.world == 1:
+            return rows
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(rows, self.rank, self.world)
+
+    @property
+    def revision(self) -> str:
+        """Everything that decides which documents come, for the manifest."""
+        share = f", node {self.rank} of {self.world}" if self.world > 1 else ""
+        return f"{self.commit}, score {self.min_score:g} or more, {self.limit_bytes / 1e6:g} MB{share}"
+
+    def state(self) -> dict[str, Any]:
+        """Where the iterator is, as JSON."""
+        return {"rows": self.rows.state_dict(), "read_bytes": self.read_bytes}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on behind the document that was the last when `state` was taken."""
+        self.rows.load_state_dict(state["rows"])
+        self.read_bytes = state["read_bytes"]
+
+    def __iter__(self) -> Iterator[str]:
+        rows = self.rows if self.read_bytes < self.limit_bytes else ()
+        with (
+            tqdm(
+                total=self.limit_bytes,
+                initial=self.read_bytes,
+                unit="B",
+                unit_scale=True,
+                disable=not self.progress,
+            ) as bar,
+            clear_errors(*ON_THE_HUB if not self.files else ON_DISK),
+        ):
+            for row in rows:
+                text, score = row["text"], row["score"]
+                if not text or score is None or score < self.min_score:
+                    continue
+                size = (
+                    len(text)
+                    if text.isascii()
+                    else len(text.encode("utf-8", errors="replace"))
+                )
+                self.read_bytes += size
+                bar.update(size)
+                yield text
+                if self.read_bytes >= self.limit_bytes:
+                    return
+
+
+def newest() -> str:
+    """The subset, and the commit that the dataset on the hub is at now."""
+    import_datasets()
+    from huggingface_hub import HfApi
+
+    with clear_errors(*ON_THE_HUB):
+        return f"{SUBSET} at {HfApi().dataset_info(REPO).sha}"
+
+
+def load_hub(commit: str) -> Any:
+    """The streamed rows of the dataset on the hub at a commit. Nothing is stored but
+    what the writer writes.
+    """
+    datasets = import_datasets()
+    with clear_errors(*ON_THE_HUB):
+        rows = datasets.load_dataset(
+            REPO, SUBSET, split="train", streaming=True, revision=commit.split()[-1]
+        )
+    return rows.select_columns(["text", "score"])
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The .parquet files of a folder, or the one file. Their names and sizes stand for
+    the commit.
+    """
+    files = (
+        sorted(folder.glob("**/*.parquet"))
+        if folder.is_dir()
+        else [folder] * folder.is_file()
+    )
+    if not files:
+        raise DataError(
+            f"{folder.name} holds no .parquet file",
+            "give --files the folder that the files were put into",
+        )
+    return files
+
+
+def load_local(files: list[Path]) -> Any:
+    """The streamed rows of parquet files."""
+    datasets = import_datasets()
+    with clear_errors(*ON_DISK):
+        rows = datasets.load_dataset(
+            "parquet",
+            data_files=[str(file) for file in files],
+            split="train",
+            streaming=True,
+        )
+        rows = rows.select_columns(["text", "score"])
+        next(iter(rows), None)
+    return rows
+
+
+@contextmanager
+def clear_errors(problem: str, fix: str) -> Iterator[None]:
+    """Whatever the libraries below raise, each its own kinds, as one DataError."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{problem} ({type(error).__name__})", fix) from error
+
+
+def import_datasets() -> Any:
+    """The library; it takes two seconds to import, so only who needs it waits."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency(
+            "FineWeb-Edu is read with the library datasets", "pip install datasets"
+        ) from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def default_folder(limit_bytes: int, rank: int = 0, world: int = 1) -> Path:
+    """Where the shards go unless told otherwise."""
+    return (
+        Path("data")
+        / f"fineweb-edu-{limit_bytes / 1e6:g}mb{f'-node{rank}of{world}' if world > 1 else ''}"
+    )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises DataError before a long download when the disk has no room for it and a
+    little more.
+    """
+    place = next(
+        parent for parent in (folder, *folder.absolute().parents) if parent.exists()
+    )
+    free = shutil.disk_usage(place).free
+    if free < needed * 1.02 + 2**26:
+        raise DataError(
+            f"{needed / 1e9:.2f} GB are asked for and {free / 1e9:.2f} GB of disk are free",
+            "make room, or ask for fewer --gigabytes",
+        )

@@ -1,0 +1,1 @@
+"""What no chapter teaches: other programs that ours can talk to."""

@@ -1,0 +1,1 @@
+"""What the pages of the book use: source in a cell, checks, figures, widgets."""

@@ -1,0 +1,1 @@
+"""What makes a network a trained one: optimizer, loop, machines, and what it costs."""

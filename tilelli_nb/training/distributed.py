@@ -1,0 +1,148 @@
+"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
+processes, batches made ahead.
+"""
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+
+def best_device() -> str:
+    """cuda, else mps, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class Processes:
+    """The processes that train one model together, as torchrun starts them; without
+    torchrun, a group of one.
+
+    Each holds the whole model and computes an equal share of every batch; their
+    gradients are averaged. Number 0 alone evaluates and writes files.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self.rank, self.world = (
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
+        self.device = torch.device(device or best_device())
+        if self.world == 1:
+            return
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            )
+            atexit.register(dist.destroy_process_group)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """This process's rows of x and targets: every process draws the same batch and
+        keeps its own part.
+        """
+        rows = len(batch[0])
+        if rows % self.world:
+            raise ConfigError(
+                f"a batch of {rows} does not divide among {self.world} processes",
+                "choose a batch that is a multiple of their number",
+            )
+        mine = slice(
+            self.rank * rows // self.world, (self.rank + 1) * rows // self.world
+        )
+        return tuple(part[mine] for part in batch)
+
+    def loss_terms(self, lm, compiled: bool) -> Callable:
+        """lm.loss_terms, compiled if wanted; between several processes its backward
+        pass averages the gradients.
+        """
+        module = LossTermsOf(lm)
+        if compiled:
+            # a graph for each size of batch: one for all of them would be slower
+            module.compile(dynamic=False)
+        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+
+    def any(self, flag: bool) -> bool:
+        """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
+        waited for.
+        """
+        return bool(self.maximum(torch.tensor(int(flag))))
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """The largest value that a process has."""
+        if self.world > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def agree(self, precision: str) -> str:
+        """bf16 if every process would take it: their machines may differ."""
+        return "fp32" if self.any(precision == "fp32") else precision
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The average over the processes."""
+        if self.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value / self.world
+
+    def first_alone(self, work: Callable):
+        """`work()` by number 0 while the others wait, then by them: what it writes is
+        there when they look.
+        """
+        for turn in (True, False):
+            if self.is_first == turn:
+                done = work()
+            if self.world > 1:
+                dist.barrier()
+        return done
+
+
+class LossTermsOf(nn.Module):
+    """A model whose forward is its loss_terms: what torch.compile and
+    DistributedDataParallel can wrap.
+    """
+
+    def __init__(self, lm) -> None:
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, x: Tensor, targets: Tensor):
+        return self.lm.loss_terms(x, targets)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets; a second one acts as it always
+    does. Main thread only.
+    """
+    stopped, previous = threading.Event(), {}
+
+    def stop(number, frame) -> None:
+        stopped.set()
+        signal.signal(number, previous[number])
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {
+            number: signal.signal(number, stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

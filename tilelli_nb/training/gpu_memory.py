@@ -1,0 +1,115 @@
+"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
+processes, batches made ahead.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+
+
+def fit_micro_batch(lm, rows: int) -> int:
+    """How many of `rows` sequences a GPU holds at once, forward and backward: tried,
+    and halved until they fit.
+
+    Elsewhere the configuration's. Raises TrainingError when not even one fits.
+    """
+    if next(lm.parameters()).device.type != "cuda":
+        return min(rows, lm.config.train.micro_batch)
+    while rows:
+        try:
+            try_micro_batch(lm, rows)
+            return rows
+        except torch.OutOfMemoryError:
+            rows //= 2
+        finally:
+            lm.zero_grad()
+            torch.cuda.empty_cache()
+    raise TrainingError(
+        "not even one sequence fits into the memory of this GPU",
+        "use a smaller model or another card",
+    )
+
+
+def try_micro_batch(lm, rows: int) -> None:
+    """A forward and backward pass beside as much memory as the optimizer will take, and
+    some air.
+    """
+    moments = torch.empty(
+        sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda"
+    )
+    x = torch.zeros(
+        rows, lm.config.model.context, dtype=torch.long, device=moments.device
+    )
+    with torch.autocast("cuda", torch.bfloat16):
+        lm.loss_terms(x, x).nats.backward()
+
+
+def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
+    """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
+    the weights left out.
+    """
+    weights = {p.untyped_storage()._cdata for p in lm.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # held until all has been counted: a freed address is used again
+        terms = lm.loss_terms(x, targets)
+    del terms
+    return sum(size for storage, size in kept.items() if storage not in weights)
+
+
+@contextmanager
+def explain_gpu_errors(micro_batch: int) -> Iterator[None]:
+    """What can go wrong on a GPU alone, as TrainingError that says what to do next."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the memory of this GPU does not hold {micro_batch} sequences at once",
+            "the same command with --resume and --micro-batch auto finds what fits",
+        ) from error
+    except Exception as error:
+        if explanation := gpu_explanation(error):
+            raise TrainingError(*explanation) from error
+        raise
+
+
+def gpu_explanation(error: BaseException) -> tuple[str, str] | None:
+    """What an error of a GPU's compilers or of the GPU itself means, and what helps;
+    None for any other. The first that is known counts, among it and its causes.
+    """
+    name = type(error).__name__
+    origins = " ".join(kind.__module__ for kind in type(error).__mro__)
+    words = str(error).strip().splitlines() or [""]
+    if "triton" in origins:
+        return (
+            f"a Triton kernel failed ({name}: {words[-1][:200]})",
+            "the same command with --resume, and TILELLI_ATTENTION=reference in the "
+            "environment, trains without the kernels, more slowly",
+        )
+    # torch.AcceleratorError where it exists; it and its elders say "CUDA error: ..."
+    if name == "AcceleratorError" or words[0].startswith("CUDA error"):
+        return (
+            f"the GPU reported an error ({words[0][:200]})",
+            "this process cannot use it any more, a new one can: the same command with "
+            "--resume; should it come again, TILELLI_ATTENTION=reference in the "
+            "environment trains without the kernels",
+        )
+    inner = error.__cause__ or getattr(error, "inner_exception", None)
+    if inner and (found := gpu_explanation(inner)):
+        return found
+    if "torch._dynamo" in origins or "torch._inductor" in origins:
+        return (
+            f"torch.compile failed ({name})",
+            "the same command with --resume and --no-compile trains without it, more "
+            "slowly",
+        )
+    return None

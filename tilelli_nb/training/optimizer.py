@@ -1,0 +1,154 @@
+"""One step of training: the schedule of the learning rate, the optimizer, and the update
+over micro-batches.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TrainConfig
+from .muon import Muon, MuonWithAdamW
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Of update number `step` (from 0); Muon's matrices take muon_lr / lr times as much.
+
+    First a linear warm-up. Then "cosine" falls along half a wave to min_lr_ratio at the
+    last step; "wsd" (warm-up, stable, decay) stays at the peak and falls in a straight
+    line over the last decay_ratio of the steps.
+    """
+    warmup = max(1, round(config.warmup_ratio * config.steps))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    low = config.lr * config.min_lr_ratio
+    last = config.steps - 1
+    if config.schedule == "wsd":
+        start = config.steps - round(config.decay_ratio * config.steps)
+        progress = max(0, step - start + 1) / max(1, config.steps - start)
+        return config.lr + (low - config.lr) * progress
+    progress = (step - warmup) / max(1, last - warmup)
+    return low + (config.lr - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizer(
+    lm: nn.Module, config: TrainConfig, precision: str = "fp32"
+) -> torch.optim.Optimizer:
+    """AdamW with decay on the matrices of attention, FFN and output alone; or, for
+    "muon", Muon on those of attention and FFN and AdamW on the rest.
+
+    `precision` is that of Muon's own products.
+    """
+    stacked, matrices, others = [], [], []
+    for name, parameter in lm.named_parameters():
+        if ".attention." in name and len(parameter) == 3 * parameter.shape[1]:
+            stacked.append(parameter)  # q, k and v, one below the other
+        elif ".attention." in name or ".ffn." in name:
+            matrices.append(parameter)
+        elif not name.startswith("output"):
+            others.append(parameter)
+    output = [lm.output.weight]
+    device = output[0].device
+    use_muon = config.optimizer == "muon"
+    decayed = output if use_muon else in_order(lm, [*stacked, *matrices, *output])
+    adamw = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    if not use_muon:
+        return adamw
+    muon = Muon(
+        [{"params": stacked, "stacked": 3}, {"params": matrices}],
+        lr=config.muon_lr,
+        weight_decay=config.weight_decay,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
+    for group in muon.param_groups:
+        group["lr_ratio"] = config.muon_lr / config.lr
+    return MuonWithAdamW(muon, adamw)
+
+
+def in_order(lm: nn.Module, parameters: list[Tensor]) -> list[Tensor]:
+    """The parameters in the order in which the model names them."""
+    chosen = {id(parameter) for parameter in parameters}
+    return [parameter for parameter in lm.parameters() if id(parameter) in chosen]
+
+
+def update(
+    lm,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple,
+    config: TrainConfig,
+    lr: float,
+    loss_terms: Callable | None = None,
+    precision: str = "fp32",
+) -> dict[str, Tensor]:
+    """One step on x and targets (batch, T): gradients summed over micro-batches,
+    clipped, applied.
+
+    The loss and balance of the step, its gradient norm and the router's use (blocks, 3)
+    come back as tensors: nothing here waits for a GPU. `loss_terms` stands in for the
+    model's own: compiled, or averaging between processes. With `precision` "bf16" the
+    products are in bf16; weights, sums and the optimizer stay in fp32.
+    """
+    x, targets = batch
+    device, compute = next(lm.parameters()).device, loss_terms or lm.loss_terms
+    total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
+    for xs, ts in zip(
+        x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
+    ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            terms = compute(
+                xs.to(device, non_blocking=True), ts.to(device, non_blocking=True)
+            )
+        loss, balance = terms.nats / targets.numel(), terms.balance / len(x)
+        (loss + config.balance_weight * balance).backward()
+        for key, part in (
+            ("loss", loss),
+            ("balance", balance),
+            ("router_use", terms.use / len(x)),
+        ):
+            total[key] = total[key] + part.detach()
+    norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return {**total, "grad_norm": norm}
+
+
+def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers in it, under the names that their state has in a checkpoint."""
+    if isinstance(optimizer, MuonWithAdamW):
+        muon, adamw = optimizer.parts
+        return {"muon": muon, "optimizer": adamw}
+    return {"optimizer": optimizer}
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The averages and the step of every parameter, named for a checkpoint."""
+    tensors = {}
+    for part, one in parts_of(optimizer).items():
+        for index, moments in one.state_dict()["state"].items():
+            for name, tensor in moments.items():
+                tensors[f"{part}.{index}.{name}"] = tensor
+    return tensors
+
+
+def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of moments_of; other tensors are passed over."""
+    for part, one in parts_of(optimizer).items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key in tensors:
+            if key.startswith(f"{part}."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = tensors[key]
+        groups = one.state_dict()["param_groups"]
+        one.load_state_dict({"state": state, "param_groups": groups})
