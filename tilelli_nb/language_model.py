@@ -1,28 +1,24 @@
-"""The model: bytes in, logits of the next byte out. Six (or four) routed blocks between
-two matrices.
-"""
+"""The language model: a network that also decodes, scores, and can be saved and loaded."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import pretrained
 from .config import Config
 from .data.tokenizer import ByteTokenizer
-from .errors import CheckpointError, TokenError
+from .errors import CheckpointError
 from .files import write_atomic
 from .inference import decoding, generation_config, packed
 from .inference.prepared import Kept, Prepared
 from .model.attention import TopKAttention
 from .model.conv import CausalConv
-from .model.network import IGNORE, VOCAB, LossTerms, RoutedBlock
-from .model.router import Router, sequence_balance
+from .model.network import Network, RoutedBlock
+from .model.router import Router
 from .model.ternary import TernaryFFN, TernaryLinear
-from .model.vanilla import VanillaBlock
 from .storage import checkpoint, hub
 
 NOT_TRAINABLE = (
@@ -31,7 +27,7 @@ NOT_TRAINABLE = (
 )
 
 
-class TilelliLM(nn.Module, decoding.Decoder):
+class TilelliLM(Network, decoding.Decoder):
     """The byte-level language model. Build it from a Config, or load it with
     `from_pretrained`.
     """
@@ -45,59 +41,13 @@ class TilelliLM(nn.Module, decoding.Decoder):
         Without `draw` there is only room for them, filled with whatever was there:
         for who is about to call `load_weights`.
         """
-        super().__init__()
+        super().__init__(config.model)
         self.config, self.kept = config, Kept()
         # how it is sampled when nobody says how, such as {"temperature": 0.3}
         self.sampling_defaults: dict[str, Any] = {}
-        c = config.model
-        # PyTorch draws the embeddings and the output, which init_weights replaces
-        with torch.random.fork_rng(devices=[]):
-            self.token = nn.Embedding(VOCAB, c.d_model)
-            self.position = nn.Embedding(c.context, c.d_model)
-            block = VanillaBlock if c.block == "vanilla" else RoutedBlock
-            self.blocks = nn.ModuleList(block(c) for _ in range(c.n_blocks))
-            self.norm = nn.LayerNorm(c.d_model)
-            self.output = nn.Linear(c.d_model, VOCAB, bias=False)
         if draw:
             seed = config.train.seed if seed is None else seed
             self.init_weights(torch.Generator().manual_seed(seed))
-
-    @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Normal: embeddings 0.02, linear maps fan_in^-0.5, convolution width^-0.5. The
-        router stays at zero.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                module.weight.normal_(0, 0.02, generator=generator)
-            elif isinstance(
-                module, (nn.Linear, TernaryLinear, TopKAttention, CausalConv)
-            ):
-                # a convolution channel hears `width` bytes
-                fan_in = module.weight.shape[1]
-                module.weight.normal_(0, fan_in**-0.5, generator=generator)
-
-    def hidden(
-        self, x: Tensor, states: list[Any] | None = None, start: int = 0
-    ) -> tuple[Tensor, Tensor | None]:
-        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B,
-        blocks, T, 3) or None.
-
-        With `states`, which the blocks keep between two calls, the bytes stand at
-        positions start to start + T of a window; 0 begins a new one.
-        """
-        h = self.token(x) + self.position.weight[start : start + x.shape[1]]
-        all_p = []
-        for i, block in enumerate(self.blocks):
-            if states is not None and start == 0:
-                states[i].restart()
-            h, p = block(h, states[i] if states is not None else None)
-            all_p.append(p)
-        return h, None if all_p[0] is None else torch.stack(all_p, dim=1)
-
-    def logits(self, h: Tensor) -> Tensor:
-        """(..., D) -> (..., 256)."""
-        return self.output(self.norm(h))
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         """x (B, T) long -> logits (B, T, 256); with targets (B, T), the scalar loss in
@@ -107,84 +57,14 @@ class TilelliLM(nn.Module, decoding.Decoder):
         weighted balance term, in eval() cross-entropy alone. Raises TokenError for a
         token outside 0..255 or more than `context` of them.
         """
-        self.check_tokens(x)
         if targets is None:
-            return self.logits(self.hidden(x)[0])
+            return super().forward(x)
+        self.check_tokens(x)
         terms = self.loss_terms(x, targets)
-        loss = terms.nats / terms.predicted
-        return (
-            loss + self.config.train.balance_weight * terms.balance / len(x)
-            if self.training
-            else loss
-        )
-
-    def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
-        """The parts of the loss as sums: x and targets (B, T); a sequence's padding is
-        where its target is -100.
-        """
-        h, p = self.hidden(x)
-        logits = self.logits(h).flatten(0, 1)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nats = F.cross_entropy(
-            logits, targets.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
-        mask = targets != IGNORE
-        if p is None:
-            return LossTerms(nats, mask.sum(), nats.new_zeros(()), nats.new_zeros(0, 3))
-        return LossTerms(
-            nats,
-            mask.sum(),
-            sequence_balance(p, mask).mean(1).sum(),
-            p.detach().mean(2).sum(0),
-        )
-
-    def zero_shares(self) -> list[float]:
-        """Share of the ternary weights that are 0, for each block that has them."""
-        ffns = [block.ffn for block in self.blocks if isinstance(block, RoutedBlock)]
-        return [(ffn.up.zero_share() + ffn.down.zero_share()) / 2 for ffn in ffns]
-
-    def check_tokens(self, x: Tensor) -> None:
-        if x.shape[-1] > self.config.model.context:
-            raise TokenError(
-                f"{x.shape[-1]} bytes at once, but the model sees {self.config.model.context}",
-                "pass fewer, or use generate() and score(), which move the window along",
-            )
-        if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
-            # on a GPU looking would make it wait, and a compiled graph cannot branch on
-            # values
-            return
-        low, high = int(x.min()), int(x.max())
-        if low < 0 or high >= VOCAB:
-            raise TokenError(
-                f"a token outside 0..255: they go from {low} to {high}",
-                "encode text with ByteTokenizer",
-            )
-
-    def parameter_table(self) -> dict[str, int]:
-        """Parameters by part; the values sum to the model's size."""
-        parts = {
-            "token": "token.",
-            "position": "position.",
-            "conv": ".conv.",
-            "attention": ".attention.",
-            "ffn": ".ffn.",
-            "router": ".router.",
-            "norms": "norm.",
-            "output": "output.",
-        }
-        table = dict.fromkeys(parts, 0)
-        for name, parameter in self.named_parameters():
-            table[next(part for part, mark in parts.items() if mark in name)] += (
-                parameter.numel()
-            )
-        return table
+        weight = self.config.train.balance_weight if self.training else 0.0
+        return terms.objective(weight, terms.predicted, len(x))
 
     # One byte at a time: see inference.py for the rule of the window.
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.token.weight.device
 
     def new_state(self, batch: int = 1) -> decoding.State:
         """An empty memory for `step`."""

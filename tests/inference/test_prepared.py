@@ -16,7 +16,8 @@ from torch import nn
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.data.stories import stories
 from tilelli_nb.errors import ConfigError, TokenError
-from tilelli_nb.inference.decoding import decoding, prefill
+from tilelli_nb.inference import decoding
+from tilelli_nb.inference.decoding import prefill
 from tilelli_nb.inference.prepared import (
     KINDS,
     Bf16Matrix,

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -555,7 +556,7 @@ def test_the_kernels_compile_for_real_cards():
     """In a process of its own, without a GPU: tensor cores, and no more shared memory
     than an RTX A6000 has.
     """
-    script = ROOT / "book" / "experiments" / "compile_kernels.py"
+    script = Path(__file__).parents[2] / "book" / "experiments" / "compile_kernels.py"
     environment = os.environ | {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, script, "--widths", "48"],

@@ -27,77 +27,6 @@ from ..errors import DataError
 from ..errors import MissingDependency
 from .shards import FINEWEB_SHARD_BYTES, MANIFEST, ShardWriter, prepare_shards, read_manifest
 
-def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
-    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True`
-    shows bytes/s and the time left.
-    """
-    folder, source = fineweb_source(folder, **options)
-    return prepare_shards(
-        source,
-        folder,
-        "fineweb-edu",
-        revision=source.revision,
-        shard_bytes=FINEWEB_SHARD_BYTES,
-    )
-
-
-def fineweb_source(
-    folder: str | Path | None = None,
-    *,
-    limit_bytes: int,
-    rank: int = 0,
-    world: int = 1,
-    **options: Any,
-) -> tuple[Path, FineWebEdu]:
-    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what
-    is read; see FineWebEdu.
-
-    Shards stay with the dataset's commit that they were begun at. DataError when the
-    folder holds others, or when the disk is too small for all of it.
-    """
-    folder = Path(folder or default_folder(limit_bytes, rank, world))
-    found = (
-        read_manifest(folder)
-        if (folder / MANIFEST).is_file()
-        else {"revision": None, "shards": []}
-    )
-    if not found.get("complete"):
-        check_disk(
-            folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"])
-        )
-    begun_at = (found["revision"] or "").split(", score")[0]
-    if (
-        begun_at
-        and not found["complete"]
-        and not (options.get("files") or begun_at.startswith(SUBSET))
-    ):
-        raise DataError(
-            f"{folder.name} was begun from files ({begun_at[:60]})",
-            "give the same --files to go on",
-        )
-    source = FineWebEdu(
-        limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options
-    )
-    # refuses a folder of other shards
-    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)
-    return folder, source
-
-
-REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
-
-
-ON_THE_HUB = (
-    f"the hub cannot be reached for {REPO}",
-    "check the network and give the same command again, or give --files; on a laptop `stories` will do",
-)
-
-
-ON_DISK = (
-    "the parquet files are not in the format of FineWeb-Edu",
-    "the columns `text` and `score` are needed in every file; for text alone name the folder as the corpus",
-)
-
-
 class FineWebEdu:
     """An iterator of documents that can say where it is, so that a writer that was
     killed goes on from there.
@@ -289,3 +218,74 @@ def check_disk(folder: Path, needed: int) -> None:
             f"{needed / 1e9:.2f} GB are asked for and {free / 1e9:.2f} GB of disk are free",
             "make room, or ask for fewer --gigabytes",
         )
+
+
+def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
+    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True`
+    shows bytes/s and the time left.
+    """
+    folder, source = fineweb_source(folder, **options)
+    return prepare_shards(
+        source,
+        folder,
+        "fineweb-edu",
+        revision=source.revision,
+        shard_bytes=FINEWEB_SHARD_BYTES,
+    )
+
+
+def fineweb_source(
+    folder: str | Path | None = None,
+    *,
+    limit_bytes: int,
+    rank: int = 0,
+    world: int = 1,
+    **options: Any,
+) -> tuple[Path, FineWebEdu]:
+    """Where the shards of FineWeb-Edu go, data/fineweb-edu-SIZE unless given, and what
+    is read; see FineWebEdu.
+
+    Shards stay with the dataset's commit that they were begun at. DataError when the
+    folder holds others, or when the disk is too small for all of it.
+    """
+    folder = Path(folder or default_folder(limit_bytes, rank, world))
+    found = (
+        read_manifest(folder)
+        if (folder / MANIFEST).is_file()
+        else {"revision": None, "shards": []}
+    )
+    if not found.get("complete"):
+        check_disk(
+            folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"])
+        )
+    begun_at = (found["revision"] or "").split(", score")[0]
+    if (
+        begun_at
+        and not found["complete"]
+        and not (options.get("files") or begun_at.startswith(SUBSET))
+    ):
+        raise DataError(
+            f"{folder.name} was begun from files ({begun_at[:60]})",
+            "give the same --files to go on",
+        )
+    source = FineWebEdu(
+        limit_bytes=limit_bytes, rank=rank, world=world, commit=begun_at, **options
+    )
+    # refuses a folder of other shards
+    ShardWriter(folder, "fineweb-edu", source.revision, FINEWEB_SHARD_BYTES)
+    return folder, source
+
+
+REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+
+
+ON_THE_HUB = (
+    f"the hub cannot be reached for {REPO}",
+    "check the network and give the same command again, or give --files; on a laptop `stories` will do",
+)
+
+
+ON_DISK = (
+    "the parquet files are not in the format of FineWeb-Edu",
+    "the columns `text` and `score` are needed in every file; for text alone name the folder as the corpus",
+)

@@ -1,21 +1,22 @@
-"""The model: bytes in, logits of the next byte out. Six (or four) routed blocks between
-two matrices.
+"""The network: bytes in, logits of the next byte out. Six (or four) routed blocks
+between two tables and a matrix; tensors alone, nothing of files or training.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..errors import TokenError
 from .attention import KVCache, TopKAttention
 from .conv import CausalConv
-from .router import Router
-from .ternary import TernaryFFN
+from .router import Router, sequence_balance
+from .ternary import TernaryFFN, TernaryLinear
+from .vanilla import VanillaBlock
 
 IGNORE = -100  # a target that is not predicted
-
-
 VOCAB = 256
 
 
@@ -100,10 +101,147 @@ class Mix(torch.autograd.Function):
 
 
 class LossTerms(NamedTuple):
-    """Sums, so that micro-batches of different sizes add up exactly."""
+    """The parts of the loss as sums, so that micro-batches of different sizes add up
+    exactly.
+    """
 
     nats: Tensor  # cross-entropy, summed over the predicted bytes
     predicted: Tensor  # how many bytes were predicted
     balance: Tensor  # balance loss, averaged over blocks and summed over sequences
-    # (blocks, 3): the router's p, averaged over bytes and summed over sequences
-    use: Tensor
+    use: Tensor  # (blocks, 3): the router's p, mean over bytes, sum over sequences
+
+    def objective(
+        self, balance_weight: float, predicted: int | Tensor, sequences: int
+    ) -> Tensor:
+        """What training makes smaller: nats per byte and the weighted balance loss, of a
+        batch with so many predicted bytes and sequences.
+
+        This may be one of the micro-batches that the batch is made of.
+        """
+        return self.nats / predicted + balance_weight * self.balance / sequences
+
+
+class Network(nn.Module):
+    """The parameters, from bytes to logits: two tables, the blocks, a norm, a matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.context = config.context
+        width = config.d_model
+        block = VanillaBlock if config.block == "vanilla" else RoutedBlock
+        # PyTorch draws the tables and the output, which init_weights replaces.
+        with torch.random.fork_rng(devices=[]):
+            self.token = nn.Embedding(VOCAB, width)
+            self.position = nn.Embedding(config.context, width)
+            self.blocks = nn.ModuleList(block(config) for _ in range(config.n_blocks))
+            self.norm = nn.LayerNorm(width)
+            self.output = nn.Linear(width, VOCAB, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.token.weight.device
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Normal: embeddings 0.02, linear maps fan_in^-0.5, convolution width^-0.5. The
+        router stays at zero.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.normal_(0, 0.02, generator=generator)
+            elif isinstance(
+                module, (nn.Linear, TernaryLinear, TopKAttention, CausalConv)
+            ):
+                # a convolution channel hears `width` bytes
+                fan_in = module.weight.shape[1]
+                module.weight.normal_(0, fan_in**-0.5, generator=generator)
+
+    def hidden(
+        self, x: Tensor, states: list[Any] | None = None, start: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B,
+        blocks, T, 3) or None.
+
+        With `states`, which the blocks keep between two calls, the bytes stand at
+        positions start to start + T of a window; 0 begins a new one.
+        """
+        h = self.token(x) + self.position.weight[start : start + x.shape[1]]
+        all_p = []
+        for i, block in enumerate(self.blocks):
+            if states is not None and start == 0:
+                states[i].restart()
+            h, p = block(h, states[i] if states is not None else None)
+            all_p.append(p)
+        return h, None if all_p[0] is None else torch.stack(all_p, dim=1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., 256)."""
+        return self.output(self.norm(h))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T) long -> logits (B, T, 256). Raises TokenError for a token outside
+        0..255 or more than `context` of them.
+        """
+        self.check_tokens(x)
+        h, _ = self.hidden(x)
+        return self.logits(h)
+
+    def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
+        """The parts of the loss as sums: x and targets (B, T); a sequence's padding is
+        where its target is -100.
+        """
+        h, p = self.hidden(x)
+        logits = self.logits(h).flatten(0, 1)  # (B * T, 256)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nats = F.cross_entropy(
+            logits, targets.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        mask = targets != IGNORE
+        if p is None:  # vanilla blocks have no router
+            balance, use = nats.new_zeros(()), nats.new_zeros(0, 3)
+        else:
+            balance = sequence_balance(p, mask).mean(1).sum()
+            use = p.detach().mean(2).sum(0)
+        return LossTerms(nats, mask.sum(), balance, use)
+
+    def zero_shares(self) -> list[float]:
+        """Share of the ternary weights that are 0, for each block that has them."""
+        ffns = [block.ffn for block in self.blocks if isinstance(block, RoutedBlock)]
+        return [(ffn.up.zero_share() + ffn.down.zero_share()) / 2 for ffn in ffns]
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Raises TokenError for what is not a byte, or too many bytes."""
+        if x.shape[-1] > self.context:
+            raise TokenError(
+                f"{x.shape[-1]} bytes at once, but the model sees {self.context}",
+                "pass fewer, or use generate() and score(), which move the window along",
+            )
+        if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
+            # on a GPU looking would make it wait, and a compiled graph cannot branch on
+            # values
+            return
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= VOCAB:
+            raise TokenError(
+                f"a token outside 0..255: they go from {low} to {high}",
+                "encode text with ByteTokenizer",
+            )
+
+    def parameter_table(self) -> dict[str, int]:
+        """Parameters by part; the values sum to the model's size."""
+        parts = {
+            "token": "token.",
+            "position": "position.",
+            "conv": ".conv.",
+            "attention": ".attention.",
+            "ffn": ".ffn.",
+            "router": ".router.",
+            "norms": "norm.",
+            "output": "output.",
+        }
+        table = dict.fromkeys(parts, 0)
+        for name, parameter in self.named_parameters():
+            part = next(part for part, mark in parts.items() if mark in name)
+            table[part] += parameter.numel()
+        return table

@@ -108,14 +108,10 @@ def update(
             terms = compute(
                 xs.to(device, non_blocking=True), ts.to(device, non_blocking=True)
             )
-        loss, balance = terms.nats / targets.numel(), terms.balance / len(x)
-        (loss + config.balance_weight * balance).backward()
-        for key, part in (
-            ("loss", loss),
-            ("balance", balance),
-            ("router_use", terms.use / len(x)),
-        ):
-            total[key] = total[key] + part.detach()
+        terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
+        total["loss"] += terms.nats.detach() / targets.numel()
+        total["balance"] += terms.balance.detach() / len(x)
+        total["router_use"] += terms.use / len(x)
     norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
