@@ -214,7 +214,8 @@ def undisturbed(r: Rehearsal, options: list) -> dict:
 
 def failing(r: Rehearsal, options: list) -> dict:
     """Whatever fails, fails before anything is trained: another mode does it all."""
-    r.start(*options, "--patience", 20, limit=300)
+    patience = 25 if r.fault == "compile hangs" else 120
+    r.start(*options, "--patience", patience, limit=300)
     r.go(r.pace() + 10, limit=300)
     r.finish()
     found = r.model_at_home("back")
