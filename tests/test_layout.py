@@ -24,7 +24,7 @@ LAYERS = [
     },
     {"attention", "inference", "checkpoint", "corpora", "fineweb", "cost"},
     # shards is beside corpora in the plan; it opens them by name
-    {"shards", "prepared"},
+    {"shards", "prepared", "generation_config"},
     # the block of baseline is one of the two that a model can be built from
     {"baseline", "background", "packed"},
     {"model"},
