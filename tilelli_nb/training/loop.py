@@ -27,7 +27,7 @@ from .clock import Clock, expected_end
 from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory
 from .distributed import Processes, stop_signals
-from .gpu_memory import clear_gpu_errors
+from .gpu_memory import explain_gpu_errors
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .precision import choose_precision
 from .resuming import LISTS, settings_to_resume
@@ -310,7 +310,7 @@ class Run:
         self.loss_terms = self.processes.loss_terms(self.lm, compiled)
         self.batches = Prefetch(self.draw, self.data_state, pin=on_gpu)
         try:
-            with clear_gpu_errors(self.settings.micro_batch):
+            with explain_gpu_errors(self.settings.micro_batch):
                 yield
         finally:
             self.batches.close()
