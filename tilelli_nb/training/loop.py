@@ -88,7 +88,8 @@ def train(
             if shows and run.step == first + TIMED_STEPS:
                 step_s = (time.perf_counter() - begun) / TIMED_STEPS
                 tqdm.write(expected_end(step_s * (last - run.step), step_s))
-            has_grown = run.is_growing_step(last) and run.grow()
+            may_grow = run.is_every(run.settings.checkpoint_every) and run.step < last
+            has_grown = may_grow and run.grow()  # new text, written meanwhile
             if has_grown or run.is_log_step():
                 bar.set_postfix_str(run.log(has_grown))
             if run.is_sample_step():
@@ -162,10 +163,6 @@ class Run:
         """Whether a sample is due: at 1%, 10% and 100% of the schedule."""
         steps = self.settings.steps
         return self.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps)
-
-    def is_growing_step(self, last: int) -> bool:
-        """Whether to look for training text that was written meanwhile."""
-        return self.is_every(self.settings.checkpoint_every) and self.step < last
 
     def is_save_due(self) -> bool:
         """Whether a checkpoint is due, by steps or by the clock."""
