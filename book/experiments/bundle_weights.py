@@ -79,7 +79,7 @@ def command(record: dict, corpus: str, processes: int) -> str:
     program = (
         "tilelli"
         if processes == 1
-        else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli.app"
+        else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
     )
     return (
         f"{program} train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "

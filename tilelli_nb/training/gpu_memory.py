@@ -1,6 +1,4 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
-processes, batches made ahead.
-"""
+"""How much fits into a GPU's memory, and what its errors mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +22,9 @@ def fit_micro_batch(lm, rows: int) -> int:
             try_micro_batch(lm, rows)
             return rows
         except torch.OutOfMemoryError:
-            rows //= 2
+            rows //= 2  # and the next size fits, or the one after it
         finally:
+            # What the trial has left behind must not count in the next one.
             lm.zero_grad()
             torch.cuda.empty_cache()
     raise TrainingError(
@@ -38,12 +37,10 @@ def try_micro_batch(lm, rows: int) -> None:
     """A forward and backward pass beside as much memory as the optimizer will take, and
     some air.
     """
-    moments = torch.empty(
-        sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda"
-    )
-    x = torch.zeros(
-        rows, lm.config.model.context, dtype=torch.long, device=moments.device
-    )
+    # Two moments and a gradient in fp32 are 12 bytes a parameter; 4 are air.
+    reserved_bytes = 16 * sum(p.numel() for p in lm.parameters())
+    reserved = torch.empty(reserved_bytes, dtype=torch.uint8, device="cuda")
+    x = torch.zeros(rows, lm.context, dtype=torch.long, device=reserved.device)
     with torch.autocast("cuda", torch.bfloat16):
         lm.loss_terms(x, x).nats.backward()
 
@@ -52,6 +49,7 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
     """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
     the weights left out.
     """
+    # A view shares its storage with what it is a view of: storages are counted.
     weights = {p.untyped_storage()._cdata for p in lm.parameters()}
     kept: dict[int, int] = {}
 
