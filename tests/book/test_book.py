@@ -7,9 +7,9 @@ import sys
 
 import nbformat
 import pytest
-import tools
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import build
 import checks
 import offline
 import pairs
@@ -367,7 +367,7 @@ def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
         ),
         new_code_cell("for i in range(3):\n    print(i, flush=True)"),
     )
-    tools.run(path)
+    build.execute(path)
     first = path.read_bytes()
     assert checks.run_problems(path) == []
     nb = pairs.read_notebook(path)
@@ -378,16 +378,16 @@ def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
         nb.cells[0]
         .outputs[0]
         .data["application/vnd.jupyter.widget-view+json"]["model_id"]
-        in nb.metadata.widgets[tools.WIDGETS].state
+        in nb.metadata.widgets[build.WIDGETS].state
     )
     assert all("execution" not in cell.metadata for cell in nb.cells)
-    tools.run(path)
+    build.execute(path)
     assert path.read_bytes() == first
 
     path = book(new_code_cell("1 / 0"))
     before = path.read_bytes()
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        tools.run(path)
+        build.execute(path)
     assert path.read_bytes() == before
 
 
