@@ -32,6 +32,7 @@ NOT_SHOWN = {
     ],
     "plumbing: a kind of error each": ["errors"],
     "plumbing: the pages of this book": [
+        "notebook.controls",
         "notebook.exercises",
         "notebook.figures",
         "notebook.inference_widgets.sampling_bars",
