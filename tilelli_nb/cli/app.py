@@ -11,9 +11,9 @@ from .models import info, pack, push
 from .train import train
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=False,  # two options fewer in the help
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # main() says what went wrong, in two lines
     rich_markup_mode="markdown",
     help="Tilelli, a byte-level language model you can rebuild from zero.\n\n"
     'Begin with `tilelli generate "Once upon a time"`, '

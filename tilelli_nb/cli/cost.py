@@ -33,6 +33,7 @@ def cost(
     from ..config import load_config
     from ..training.cost import report
 
+    # a card costs the same whatever it trains; the configuration says for how long
     settings = load_config(config)
     if steps is not None:
         settings = settings.with_train(steps=steps)

@@ -53,6 +53,7 @@ def data(
     try:
         if corpus == FINEWEB:
             refuse({"seed": seed}, f"not for {FINEWEB}", "leave it out")
+            # --megabytes, for a try
             limit_bytes = gigabytes * 1e9 if gigabytes else megabytes * 1e6
             shards = open_fineweb(
                 out,
@@ -61,11 +62,11 @@ def data(
                 min_score=min_score,
                 rank=rank,
                 world=world,
-                progress=True,
+                progress=True,  # it takes minutes for each gigabyte
             )
         else:
             options = {"gigabytes": gigabytes, "min-score": min_score, "files": files}
-            nodes = {"rank": rank, "world": world != 1}
+            nodes = {"rank": rank, "world": world != 1}  # 1 is not to have given it
             refuse(options | nodes, f"for {FINEWEB}, not for {corpus}", "leave it out")
             shards = open_corpus(corpus, out, megabytes=megabytes, seed=seed)
     except KeyboardInterrupt:

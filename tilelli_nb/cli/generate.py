@@ -67,6 +67,7 @@ def generate(
     # bytes need not be UTF-8, and a model of bytes does not mind
     text = sys.stdin.buffer.read() if prompt == "-" else prompt
     ids = tokenizer.encode(text)
+    # the other settings that are not given, the model itself looks up
     if max_new is None:
         max_new = lm.sampling_defaults.get("max_new", MAX_NEW)
     settings = {
@@ -79,6 +80,7 @@ def generate(
     if not stream:
         typer.echo(tokenizer.decode(lm.generate(ids, **settings)))
         return
+    # tokenizer.stream holds a character back until its last byte is there
     typer.echo(tokenizer.decode(ids), nl=False)
     for piece in tokenizer.stream(lm.stream(ids, **settings)):
         typer.echo(piece, nl=False)
@@ -97,6 +99,7 @@ def score(
     """
     lm = load(model, weights)
     text = read_text(file)
+    # a number of bits means little without how it was measured
     context = lm.config.model.context
     if sliding:
         way = f"a window that moves on by {context // 2}"

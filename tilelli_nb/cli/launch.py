@@ -32,66 +32,74 @@ class TrainOptions:
     is not given.
     """
 
-    config: str | None = None
-    corpus: str = "stories"
-    init: str | None = None
+    # what is trained, and on what
+    config: str | None = None  # a name or a YAML file; nano unless given
+    corpus: str = "stories"  # a name, a file, a folder of files or of shards
+    init: str | None = None  # a model whose weights are the first ones
 
-    steps: int | None = None
-    minutes: float | None = None
-    stop_at: int | None = None
-    out: Path | None = None
+    # how long, and where
+    steps: int | None = None  # length of the schedule
+    minutes: float | None = None  # what the length is made from instead
+    stop_at: int | None = None  # a step of the schedule
+    out: Path | None = None  # folder of the run
     resume: bool = False
-    decay_from: Path | None = None
+    decay_from: Path | None = None  # folder of a run that this one finishes
 
-    batch: int | None = None
-    micro_batch: str = "auto"
-    lr: float | None = None
+    # what replaces a value of the configuration
+    batch: int | None = None  # sequences a step
+    micro_batch: str = "auto"  # sequences at once
+    lr: float | None = None  # the highest learning rate
     precision: str | None = None
     seed: int | None = None
-    keep_checkpoints: int | None = None
+    keep_checkpoints: int | None = None  # how many files stay
 
-    device: str | None = None
-    compiled: bool | None = None
-    usd_per_hour: float | None = None
-    max_dollars: float | None = None
+    # the machine
+    device: str | None = None  # the best one here unless given
+    compiled: bool | None = None  # torch.compile; on CUDA unless given
+    usd_per_hour: float | None = None  # as in the table unless given
+    max_dollars: float | None = None  # no limit unless given
 
-    prompt: str = ""
+    # what one sees of the run
+    prompt: str = ""  # what the samples continue
     tensorboard: bool = False
-    wandb: str | None = None
-    notes: str = ""
+    wandb: str | None = None  # a project of Weights & Biases
+    notes: str = ""  # for the run record
 
-    gigabytes: float | None = None
-    files: Path | None = None
-    min_score: float = 0.0
+    # FineWeb-Edu, written while training runs
+    gigabytes: float | None = None  # how much of it
+    files: Path | None = None  # a folder of it, in place of the hub
+    min_score: float = 0.0  # how educational a page must be, 0 to 5
 
 
 def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     """Trains as the options say. Returns the run record (None in all processes but the
     first) and the folder of the run.
     """
-    processes = Processes(options.device)
+    processes = Processes(options.device)  # one, unless torchrun started more
     if options.decay_from:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
     lm = TilelliLM(settings).to(processes.device)
-    # each process holds its share of the batch, rounded up
+    # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
     fitting = micro_batch(options.micro_batch, lm, rows)
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
+    # weights alone: the optimizer and the schedule begin anew
     if options.init:
         tensors, _ = pretrained.load_model(options.init)
         lm.load_weights(tensors)
         notes = f"Started from the weights of {options.init}. {notes}".strip()
     on_log = None
-    if processes.is_first:
+    if processes.is_first:  # one process logs for all
         on_log = to_loggers(options, out, settings)
     with corpus(options, processes) as shards:
         record = train(
             lm,
             shards,
             out,
+            # finishing() has copied a checkpoint to go on from
             resume=options.resume or options.decay_from is not None,
             stop_at=options.stop_at,
             minutes=options.minutes,
@@ -118,6 +126,7 @@ def beginning(options: TrainOptions) -> tuple[Config, Path]:
         "seed": options.seed,
         "keep_checkpoints": options.keep_checkpoints,
     }
+    # what is not given stays as the configuration has it
     given = {name: value for name, value in changes.items() if value is not None}
     settings = load_config(options.config or "nano").with_train(**given)
     name = f"{settings.name}-{Path(options.corpus).stem}"
@@ -130,6 +139,7 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
 
     Raises ConfigError for options that are that run's already.
     """
+    # 0 is a value too, so numbers are compared with None
     refuse(
         {
             "config": options.config,
@@ -158,8 +168,9 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
         if processes.is_first and not prepared:
             branch(options.decay_from, out, options.steps)
 
-    processes.first_alone(prepare)
+    processes.first_alone(prepare)  # the others wait until it is written
     settings = Config.from_dict(load_record(out)["config"])
+    # of all settings this one changes no result
     if options.keep_checkpoints is not None:
         settings = settings.with_train(keep_checkpoints=options.keep_checkpoints)
     return settings, out
@@ -178,6 +189,7 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
             f"for {FINEWEB} that is written while training runs",
             f"leave it out, or add --corpus {FINEWEB} --gigabytes N",
         )
+        # the first process makes them, if need be; the others then find them
         yield processes.first_alone(lambda: open_corpus(options.corpus))
         return
     if options.corpus != FINEWEB:
@@ -186,6 +198,7 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
             "leave it out, or change --corpus",
         )
     limit_bytes = int(options.gigabytes * 1e9)
+    # one process writes; the others look into its folder
     if not processes.is_first:
         yield wait_for_shards(default_folder(limit_bytes))
         return

@@ -26,6 +26,7 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     from ..storage.checkpoint import MODEL_FILE
 
     measured = read_text(text) if text else generated_stories()
+    # from_pretrained would drop the metadata, which the packed model keeps
     tensors, metadata = pretrained.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
     lm.sampling_defaults = generation_config.read_defaults(pretrained.resolve(model))
@@ -63,7 +64,7 @@ def info(model: ModelArgument = "tilelli/nano") -> None:
     tensors, metadata = pretrained.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
     parameters = sum(parameter.numel() for parameter in lm.parameters())
-    size = sum(tensor.nbytes for tensor in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
     typer.echo(
         f"{model}: configuration {lm.config.name}, "
         f"{parameters:,} parameters in {size:,} bytes"
@@ -74,6 +75,7 @@ def info(model: ModelArgument = "tilelli/nano") -> None:
     defaults = generation_config.read_defaults(pretrained.resolve(model))
     if defaults:
         typer.echo(f"sampled, unless told otherwise, with {listed(defaults)}")
+    # what follows is known of some models only
     if metadata.get("val_bpb") is not None:
         typer.echo(f"held out: {metadata['val_bpb']:.4f} bits per byte")
     if "step" in metadata:
@@ -101,6 +103,7 @@ def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
     from ..language_model import TilelliLM
     from ..storage.records import load_record
 
+    # a model without a run, such as a packed one, gets a shorter card
     record = None
     if (Path(model) / "run.json").is_file():
         record = load_record(model)

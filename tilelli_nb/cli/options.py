@@ -14,13 +14,14 @@ CORPUS_HELP = (
     "`stories` (generated here), `docs` (documentation installed here), "
     "or a .txt, .jsonl, .parquet or folder"
 )
-FINEWEB = "fineweb-edu"
+FINEWEB = "fineweb-edu"  # the one corpus that is streamed
 FINEWEB_HELP = f"`{FINEWEB}` (streamed from the Hugging Face hub), "
 MODEL_HELP = (
     "A bundled name such as tilelli/nano, the folder of a run or of a packed model, "
     "or a Hub's OWNER/NAME"
 )
 
+# a type for each option, so that a command's signature can be read
 ConfigName = Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
@@ -61,6 +62,7 @@ def read_text(file: Path) -> bytes:
     """
     if str(file) == "-":
         return sys.stdin.buffer.read()
+    # a folder, a missing file, one that may not be read
     try:
         return file.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Rents a GPU on RunPod. The key comes from RUNPOD_API_KEY alone.",
 )
-CONSOLE = "console.runpod.io/pods"
+CONSOLE = "console.runpod.io/pods"  # shows what runs, whatever this program says
 
 Gpu = Annotated[str, typer.Option(help="RunPod's name of the card")]
 Cloud = Annotated[
@@ -60,6 +60,7 @@ def up(
     """Rents a pod with JupyterLab and SSH. The volume stays when it stops; stopping it
     is up to you.
     """
+    # a command that cannot work is refused before anything else is asked
     command = runpod.start_command(stop_after, train)
     price, source = runpod.price_now(gpu, cloud)
     hourly = "unknown" if price is None else f"${price:.2f} an hour"
@@ -71,6 +72,7 @@ def up(
         f"${stopped:.2f} while the pod is stopped"
     )
     typer.echo(f"start: {command}")
+    # loud, since a forgotten pod is the dearest mistake of all
     if stop_after:
         typer.secho(f"IT STOPS AFTER {stop_after:g} HOURS", bold=True)
     else:
@@ -112,7 +114,7 @@ def described(pod: runpod.Pod) -> str:
     """Returns the line of `status` for one pod. What a stopped pod lacks is unknown or
     0.
     """
-    runtime = pod["runtime"] or {}
+    runtime = pod["runtime"] or {}  # None while the pod is stopped
     machine = pod["machine"] or {}
     gpus = runtime.get("gpus") or []
     use = ", ".join(f"{gpu['gpuUtilPercent']}%" for gpu in gpus) or "unknown"
@@ -140,9 +142,9 @@ def fetch(pod: PodId, folder: Folder, yes: Yes = False) -> None:
             "wait a minute if it has just started; "
             "on the pod `runpodctl send FOLDER` works without",
         )
-    rsync = shutil.which("rsync") is not None
+    rsync = shutil.which("rsync") is not None  # else scp, which sends all again
     command = runpod.copy_command(address, folder, rsync)
-    typer.echo(shlex.join(command))
+    typer.echo(shlex.join(command))  # to be read, or copied
     if not yes:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -166,6 +168,7 @@ def down(pod: PodId, terminate: Terminate = False, yes: Yes = False) -> None:
         warning = f"THIS STOPS POD {pod}. Its volume is kept, and costs ${price:.2f} "
         warning += "per GB and month until you --terminate it."
     typer.secho(warning, bold=True)
+    # where nobody can answer, the answer is no
     if not yes and not typer.confirm("Go on?"):
         return
     runpod.stop(pod, terminate)

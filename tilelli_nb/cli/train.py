@@ -8,6 +8,8 @@ import typer
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, FINEWEB, MinScore, ParquetFiles
 
+# A type for each option, in groups; the signature below then fits a screen.
+
 # what is trained
 ConfigName = Annotated[
     str | None, typer.Option(help="nano (unless given), lite_10m, or a YAML file")
@@ -83,6 +85,7 @@ Wandb = Annotated[
 ]
 Notes = Annotated[str, typer.Option(help="A sentence for the run record")]
 
+# FineWeb-Edu, with the two of options.py
 Gigabytes = Annotated[
     float | None, typer.Option(help=f"--corpus {FINEWEB}: written while training runs")
 ]

@@ -17,9 +17,11 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     router_use/block1/conv, zero_share/block1 and so on.
     """
     found = {}
+    # the step is the horizontal axis, not a curve
     for name, value in line.items():
         if isinstance(value, (int, float)) and name != "step":
             found[name] = value
+    # router_use (blocks, 3), zero_share (blocks,)
     for block, shares in enumerate(line["router_use"], 1):
         for pathway, share in zip(PATHWAYS, shares, strict=True):
             found[f"router_use/block{block}/{pathway}"] = share
@@ -58,6 +60,7 @@ def weights_and_biases(project: str, name: str, config: dict[str, Any]) -> OnLog
         raise MissingDependency(
             "--wandb needs the library wandb", "pip install wandb"
         ) from error
+    # a run that is resumed here goes on there, too
     run = wandb.init(project=project, name=name, config=config, resume="allow")
 
     def on_log(line: dict[str, Any]) -> None:

@@ -52,10 +52,12 @@ def start_command(stop_after: float, train: str) -> str:
             "--train must not hold quotes, backslashes or line ends",
             "put them into a script",
         )
+    # each part runs beside the others; the last one never ends
     parts = []
     if stop_after:
         parts.append(f"(sleep {round(stop_after * 3600)}; {STOP}) &")
     if train:
+        # a pod that was stopped has its clone still
         clone = f"([ -d {BOOK} ] || git clone {REPOSITORY})"
         # stops also when the set-up fails: a pod that does nothing is billed, too
         job = f"({clone} && cd {BOOK} && make pod && {train}; "
@@ -74,6 +76,7 @@ def price_now(gpu: str, cloud: str) -> tuple[float | None, str]:
         source = "the book's table; RunPod itself is asked once RUNPOD_API_KEY is set"
         return hourly_price(gpu), source
     found = ask("get_gpu", gpu)
+    # the price of this minute; the table's is as old as the book
     key = "communityPrice" if cloud == "COMMUNITY" else "securePrice"
     return found[key], "RunPod, now"
 
@@ -166,7 +169,8 @@ def ask(function: str, *args: Any, **options: Any) -> Any:
         raise MissingDependency(
             "renting uses RunPod's own package", 'pip install "tilelli-nb[runpod]"'
         ) from error
-    runpod.api_key = key
+    runpod.api_key = key  # the package reads no variable itself
+    # for what the package has no function of its own
     if function == "run_graphql_query":
         call = run_graphql_query
     else:

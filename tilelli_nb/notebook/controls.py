@@ -19,7 +19,7 @@ class Control(NamedTuple):
     kind: str
     value: Any
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # min, max and so on
 
     def make(self, widgets):
         """Makes the control with the module ipywidgets."""
@@ -39,6 +39,7 @@ def play(page: Callable[..., str], *controls: Control) -> list:
         show_html(page(*(control.value for control in controls)))
         return []
     made = [control.make(widgets) for control in controls]
+    # a box around a single control would only be one more layer
     show_widget(made[0] if len(made) == 1 else widgets.VBox(made))
     update = show_html(page(*(control.value for control in controls)))
 
@@ -63,6 +64,7 @@ def play_writer(
     Each press of the button takes the next seed and shows all pages, one after the
     other: a model that writes is seen writing.
     """
+    # the page shows a text that is whole, not one that is being written
     first = ""
     for page in pages(prompt, temperature, seed):
         first = page
@@ -84,7 +86,7 @@ def play_writer(
         try:
             for page in pages(box.value, slider.value, next(seeds)):
                 update(page)
-        finally:
+        finally:  # also when the model raises
             button.disabled = False
 
     button.on_click(press)

@@ -57,6 +57,7 @@ def sampling_bars(
     drawn = probabilities(logits, sampling)  # (256,)
     bars = ""
     for row, byte in enumerate(believed.topk(rows).indices.tolist()):
+        # "0.0%" could be a small number; a byte that was cut off has none
         share = f"{drawn[byte]:.1%}" if drawn[byte] else "never"
         bars += (
             f'<g transform="translate(0 {24 * row})">'
@@ -132,6 +133,7 @@ def traced_text(prompt: Sequence[int], traced: Sequence[Traced]) -> str:
     for name, colour, total in zip(PATHWAYS, PATHWAY_COLOURS, totals, strict=True):
         mean = total / max(len(traced), 1)
         legend.append(f'<span style="{line}{colour}">{name} {mean:.0%}</span>')
+    # what certain, even, and rare look like
     scale = []
     for chance in (1, 0.5, 0.1, 0.01):
         label = f"&nbsp;{chance:.0%}&nbsp;"

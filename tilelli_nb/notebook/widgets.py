@@ -34,8 +34,9 @@ def byte_table(text: str) -> str:
     """
     rows = []
     for character in text:
+        # half a surrogate pair can be typed, but is no UTF-8
         data = character.encode("utf-8", errors="surrogatepass")
-        name = repr(character)
+        name = repr(character)  # what cannot be seen, in Python's way
         if character.isprintable() and character != " ":
             name = escape(character)
         # one line for each byte
@@ -93,6 +94,7 @@ def continuation(lm, prompt: str, max_new: int, seed: int, temperature: float) -
     """
     tok = ByteTokenizer()
     ids = tok.encode(prompt)
+    # the reader may ask for what cannot be
     try:
         out = lm.generate(ids, max_new=max_new, temperature=temperature, seed=seed)
     except TilelliError as error:
@@ -137,6 +139,7 @@ def coloured_text(
     """Returns HTML: a legend with each pathway's average, then the text; a byte's
     background mixes `colours` by its weights.
     """
+    # weights (bytes, pathways): the mean over the bytes
     means = [sum(column) / len(weights) for column in zip(*weights, strict=True)]
     style = f"{INK};background:"
     legend = []
@@ -187,6 +190,7 @@ def ternary_bars(
     """
     mean = max(sum(abs(w) for w in weights) / len(weights), 1e-5)
     scale = factor * mean
+    # round() takes the even one of two as near, as PyTorch does in chapter 6
     codes = [max(-1, min(1, round(w / scale))) for w in weights]
     errors = [w - scale * code for w, code in zip(weights, codes, strict=True)]
     # the sum of squares that rounding leaves over, as a share of the weights' own
@@ -234,6 +238,7 @@ def attended_text(
 
     scores[block - 1][head - 1][t][j] is what byte t gives byte j before the choice.
     """
+    # scores (blocks, heads, T, T)
     blocks = len(scores)
     heads = len(scores[0])
     T = len(scores[0][0])
@@ -261,6 +266,7 @@ def kept_text(
     # the top-k rule of chapter 4: as good as the last that is kept, ties too
     threshold = sorted(scores, reverse=True)[:keep][-1]
     highest = max(scores)
+    # softmax, but for its sum: the highest becomes 1, what is dropped 0
     weights = [exp(s - highest) if s >= threshold else 0.0 for s in scores]
 
     marked = []  # each character with its tag and style
@@ -277,6 +283,7 @@ def kept_text(
             style += ";outline:2px solid #222222"
         marked.append((character, tag, style))
 
+    # neighbours that look the same share one tag
     body = ""
     for (tag, style), run in groupby(marked, key=lambda each: each[1:]):
         characters = "".join(character for character, *_ in run)
@@ -316,6 +323,7 @@ def kernel_player(text: str, kernel: str = "edge") -> None:
         return
     preset, *sliders = made
 
+    # moving the sliders draws anew
     def choose(change) -> None:
         for slider, tap in zip(sliders, KERNELS[change["new"]], strict=True):
             slider.value = tap
@@ -328,6 +336,7 @@ def kernel_strip(text: str, kernel) -> str:
     and below it one for the output.
     """
     signal = [int(character.isalpha()) for character in text]
+    # chapter 3's sum, spelt out
     out = []
     for t in range(len(text)):
         value = 0
@@ -345,6 +354,7 @@ def kernel_strip(text: str, kernel) -> str:
         shapes += f'<text x="{x + 10}" y="14" text-anchor="middle">{letter}</text>'
         shapes += _bar(signal[t], x, base=56, size=34)
         shapes += _bar(out[t], x, base=106, size=36 / tallest)
+    # for who listens to the page; without "minus nought"
     numbers = ", ".join(f"{value:.1f}".replace("-0.0", "0.0") for value in out)
     width = 20 * len(text) + 64
     return (

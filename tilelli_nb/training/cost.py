@@ -24,7 +24,7 @@ TABLE = Path(__file__).with_name("prices.yaml")
 # card's peak
 ASSUMED_MFU = 0.04
 
-VOCAB = 256
+VOCAB = 256  # the bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def find_card(gpu_name: str | None) -> Card | None:
     """Finds the card that torch.cuda.get_device_name() or a person calls so; None when
     the table has none.
     """
+    # the whole name must match: an "A100" is not every card that begins so
     for card in load_cards():
         if re.fullmatch(card.pattern, gpu_name or "", re.IGNORECASE):
             return card
@@ -127,7 +128,7 @@ class Bill:
         self, usd_per_hour: float | None, max_dollars: float | None = None
     ) -> None:
         self.usd_per_hour = usd_per_hour
-        self.max_dollars = math.inf
+        self.max_dollars = math.inf  # no limit
         if max_dollars is not None:
             require(
                 usd_per_hour is not None,
@@ -187,6 +188,7 @@ def training_flops(model: ModelConfig) -> float:
         block += D * D  # output projection of its attention
     else:
         block += 3 * D + model.conv_width * D  # router, convolution
+    # the embeddings are looked up, not multiplied; the output is a matrix
     forward = 2 * (model.n_blocks * block + VOCAB * D)
     return 3 * forward
 
@@ -222,6 +224,7 @@ def plan(
     """Makes the plan of a whole training run on a card, at a speed and a price of your
     own or at those that are known. Raises ConfigError for a speed of 0 or less.
     """
+    # a speed of your own is believed
     why = "given"
     if bytes_per_s is None:
         bytes_per_s, why = expected_speed(gpu_name, config.model, records)
@@ -231,6 +234,7 @@ def plan(
         "give a speed above 0",
     )
     price = hourly_price(gpu_name, usd_per_hour)
+    # without a speed there are no hours, without a price no dollars
     hours = None
     usd = None
     if bytes_per_s is not None:
@@ -252,6 +256,7 @@ def expected_speed(
     card = find_card(gpu_name)
     if card is None:
         return None, "not known: measure it"
+    # the newest first: code gets faster
     for record in sorted(records, key=lambda record: record["started"], reverse=True):
         if record["kind"] != "train" or not record["bytes_per_s"]:
             continue
@@ -285,6 +290,7 @@ def ledger(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the records of training runs that have ended, in the order in which they
     began.
     """
+    # a run that was killed has no time yet; benchmarks are not training
     ended = []
     for record in records:
         if record["kind"] in ("train", "sft") and record["wall_s"]:
