@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
 from tilelli_nb.training.loop import FINAL_EVAL_BYTES
 
@@ -109,7 +109,7 @@ def main() -> None:
     lm.save_pretrained(
         folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"]
     )
-    shards = open_corpus(args.corpus)
+    shards = prepare_corpus(args.corpus)
     held_out = shards.val.read(FINAL_EVAL_BYTES)
     assert shards.describe()["sha256"] == record["data"]["sha256"], (
         "this is not the corpus of the run"

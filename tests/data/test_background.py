@@ -171,8 +171,8 @@ def test_no_writer_is_left_when_its_parent_is_killed(tmp_path):
         "        print('writing', flush=True)\n"
         "        time.sleep(600)\n"
         "def child(tell):\n"
-        "    from tilelli_nb.data.background import Path, write\n"
-        "    write(tell, Path('shards'), Slow(limit_bytes=1, commit='none'))\n"
+        "    from tilelli_nb.data.background import Path, run_writer\n"
+        "    run_writer(tell, Path('shards'), Slow(limit_bytes=1, commit='none'))\n"
         "if __name__ == '__main__':\n"
         "    told, tell = multiprocessing.Pipe(duplex=False)\n"
         "    multiprocessing.get_context('spawn').Process(target=child, args=(tell,)).start()\n"
@@ -221,7 +221,7 @@ def test_a_writer_that_dies_later_is_reported_once(capsys, code, stopping, said)
     event = threading.Event()
     if stopping:
         event.set()
-    background.watch(SimpleNamespace(sentinel=told, exitcode=code), told, event)
+    background.report_death(SimpleNamespace(sentinel=told, exitcode=code), told, event)
     assert ("training goes on with what is there" in capsys.readouterr().err) == said
 
 

@@ -334,7 +334,7 @@ def test_documents_stops_after_the_limit(tmp_path):
 
 
 def test_stories_have_a_limit_of_their_own(monkeypatch):
-    monkeypatch.setattr(stories, "stories", lambda seed: iter(["x" * 1_000_000] * 50))
+    monkeypatch.setattr(documents, "stories", lambda seed: iter(["x" * 1_000_000] * 50))
     assert len(list(documents.documents("stories"))) == 10
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError
-from tilelli_nb.storage.checkpoint import newest_good, read_tensors, write_tensors
+from tilelli_nb.storage.checkpoint import latest_valid, read_tensors, write_tensors
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -87,11 +87,11 @@ def test_the_newest_whole_checkpoint_is_used(tmp_path):
         write_tensors(
             tmp_path / f"step-{step:08d}.safetensors", TENSORS, {"step": step}
         )
-    assert newest_good(tmp_path)[1]["step"] == 30
+    assert latest_valid(tmp_path)[1]["step"] == 30
     (tmp_path / "step-00000030.safetensors").write_bytes(b"half a fi")
     with pytest.warns(UserWarning, match="trying the one before"):
-        assert newest_good(tmp_path)[1]["step"] == 20
-    assert newest_good(tmp_path / "nothing") is None
+        assert latest_valid(tmp_path)[1]["step"] == 20
+    assert latest_valid(tmp_path / "nothing") is None
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):

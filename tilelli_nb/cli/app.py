@@ -73,15 +73,15 @@ def data(
     Killed or stopped, the same command goes on where it was: no document twice, none
     missing.
     """
-    from ..data.corpus import open_corpus
-    from ..data.fineweb import open_fineweb
+    from ..data.corpus import prepare_corpus
+    from ..data.fineweb import prepare_fineweb
 
     limit = int(gigabytes * 1e9 if gigabytes else megabytes * 1e6)
     try:
         shards = (
-            open_corpus(corpus, out, megabytes=megabytes, seed=seed)
+            prepare_corpus(corpus, out, megabytes=megabytes, seed=seed)
             if corpus != "fineweb-edu"
-            else open_fineweb(
+            else prepare_fineweb(
                 out,
                 files=files,
                 limit_bytes=limit,

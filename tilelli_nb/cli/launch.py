@@ -12,7 +12,7 @@ from typing import Any
 from .. import pretrained
 from ..config import Config, load_config
 from ..data.background import fineweb_in_background, wait_for_shards
-from ..data.corpus import open_corpus
+from ..data.corpus import prepare_corpus
 from ..data.fineweb import default_folder
 from ..data.shards import Shards
 from ..errors import ConfigError
@@ -98,7 +98,7 @@ def corpus(o: SimpleNamespace, processes: Processes) -> Iterator[Shards]:
     writing FineWeb-Edu meanwhile.
     """
     if o.gigabytes is None:
-        yield processes.first_alone(lambda: open_corpus(o.corpus))
+        yield processes.first_alone(lambda: prepare_corpus(o.corpus))
         return
     if o.corpus != "fineweb-edu":
         raise ConfigError(

@@ -96,7 +96,7 @@ def save_model(
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
-def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def latest_valid(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The newest whole checkpoint in `folder`, with a warning for each newer one that
     is not; None if none is.
     """

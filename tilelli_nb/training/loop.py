@@ -320,7 +320,7 @@ class Run:
         self.lm.config = self.lm.config.with_train(steps=steps)
 
     def load(self) -> None:
-        found = checkpoint.newest_good(self.out / "checkpoints")
+        found = checkpoint.latest_valid(self.out / "checkpoints")
         if found is None:
             return  # killed before the first checkpoint: begin again
         tensors, state = found
@@ -565,7 +565,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
             f"{out.name} already holds a run", "choose another --out for the branch"
         )
     record = records.load_record(source)
-    found = checkpoint.newest_good(source / "checkpoints")
+    found = checkpoint.latest_valid(source / "checkpoints")
     if found is None:
         raise TrainingError(
             f"{source.name} has no checkpoint to go on from", "wait for its first one"
