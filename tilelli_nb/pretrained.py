@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .storage import hub
-from .storage.checkpoint import MODEL_FILE, latest_valid, read_tensors
+from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -20,7 +20,7 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     folder = resolve(name)
     if (folder / MODEL_FILE).is_file():
-        return read_tensors(folder / MODEL_FILE)
+        return read_model(folder)
     found = latest_valid(folder / "checkpoints")
     if found is None:
         raise CheckpointError(

@@ -58,7 +58,7 @@ Prompt in bold, temperature {temperature:g}, seed {seed}:
 It has read nothing but generated stories about a small world: forty plots, told again and again of twenty-four houses
 and their things, and those are what it tells. It sees 256 bytes, so a story can lose its thread. How often it does is
 counted by `book/experiments/judge_stories.py` and kept in `book/runs/nano-judged/`. It knows no facts and answers no
-questions. The data are made by `tilelli_nb/data/documents.py` from word lists in this repository; the weights have the licence
+questions. The data are made by `tilelli_nb/data/stories.py` from word lists in this repository; the weights have the licence
 of the code, Apache-2.0.
 """
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tilelli_nb.data import documents
-from tilelli_nb.data import stories
+from tilelli_nb.data import documents, stories
 from tilelli_nb.errors import DataError
 
 

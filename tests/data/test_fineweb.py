@@ -13,13 +13,11 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from tilelli_nb.data import fineweb
-from tilelli_nb.data import corpus
-from tilelli_nb.data import shards
 from tilelli_nb.cli.app import app
-from tilelli_nb.errors import DataError
+from tilelli_nb.data import corpus, fineweb, shards
 from tilelli_nb.data.fineweb import prepare_fineweb
 from tilelli_nb.data.shards import open_shards, prepare_shards
+from tilelli_nb.errors import DataError
 
 ODD = [
     "",
@@ -92,7 +90,9 @@ def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
         progress=False,
     )
     assert stream_of(good) == bytes_of(texts[1::2])
-    few = prepare_fineweb(tmp_path / "few", files=folder, limit_bytes=500, progress=False)
+    few = prepare_fineweb(
+        tmp_path / "few", files=folder, limit_bytes=500, progress=False
+    )
     sizes = np.cumsum([len((text or "").encode()) for text in texts])
     assert stream_of(few) == bytes_of(texts[: int(np.searchsorted(sizes, 500)) + 1])
 

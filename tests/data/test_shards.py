@@ -10,9 +10,9 @@ import torch
 
 from tilelli_nb import open_shards, prepare_shards
 from tilelli_nb.data import documents
-from tilelli_nb.errors import DataError
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.data.shards import is_held_out
+from tilelli_nb.errors import DataError
 
 
 def numbered(n=200):

@@ -203,7 +203,7 @@ def files_inside(folder: Path) -> list[Path]:
 
 
 def texts_of(files: list[Path]) -> Iterator[str]:
-    """Yields the documents of the files, one file after the other, without empty ones."""
+    """Yields the documents of one file after the other, without empty ones."""
     for file in files:
         read = READERS[file.suffix.lower()]
         for text in read(file):
