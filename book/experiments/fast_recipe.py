@@ -143,7 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    shards = corpus.open_corpus(args.corpus)
+    shards = corpus.prepare_corpus(args.corpus)
     precision = choose_precision("auto", torch.device("cpu"))
     seconds = timing(args, shards, precision)
     for name in args.names:

@@ -257,7 +257,7 @@ class Run:
 
     def load(self) -> None:
         """Takes up the newest whole checkpoint, if the run was not killed before it."""
-        found = checkpoint.newest_good(self.out / "checkpoints")
+        found = checkpoint.latest_valid(self.out / "checkpoints")
         if found is None:
             return
         tensors, state = found
