@@ -7,10 +7,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import oracle, random_ids, tiny
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError, GenerationError, TokenError
-from tilelli_nb.inference.sampling import Sampling, draw, probabilities, window_start
+from tilelli_nb.inference.sampling import (
+    Sampling,
+    probabilities,
+    sample_next,
+    window_start,
+)
 from tilelli_nb.inference.scoring import log_probs
 
 TABLES = {
@@ -35,25 +41,6 @@ TABLES = {
         "norms": 1_280,
     },
 }
-
-
-def tiny(seed=0, dtype=torch.float64, **sizes):
-    """A model of two blocks whose router is not at its even start."""
-    config = load_config("nano").with_model(
-        **{"d_model": 24, "n_blocks": 2, "n_heads": 3, "keep": 4, **sizes}
-    )
-    lm = TilelliLM(config, seed).to(dtype).eval()
-    for block in lm.blocks:
-        block.router.weight.data.normal_(
-            0, 0.5, generator=torch.Generator().manual_seed(seed + 1)
-        )
-    return lm
-
-
-def random_ids(n, seed=0):
-    return torch.randint(
-        0, 256, (n,), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
 
 
 @pytest.mark.parametrize("name,total", [("lite_10m", 10_050_816), ("nano", 824_576)])
@@ -136,14 +123,6 @@ def test_window_golden():
     ]
 
 
-def oracle(lm, ids):
-    """Logits after ids by the definition: the window read from scratch."""
-    with torch.no_grad():
-        return lm(
-            torch.tensor([ids[window_start(len(ids), lm.config.model.context) :]])
-        )[0, -1]
-
-
 def test_steps_agree_with_the_window_read_again():
     lm, ids = tiny(context=32), random_ids(150)
     state = lm.new_state()
@@ -224,7 +203,7 @@ def test_a_draw_is_the_draw_of_multinomial():
         ours, theirs = sampling.generator(0), sampling.generator(0)
         p = probabilities(logits, sampling)
         for _ in range(50):
-            assert draw(logits, sampling, ours) == int(
+            assert sample_next(logits, sampling, ours) == int(
                 torch.multinomial(p, 1, generator=theirs)
             )
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..data.tokenizer import ByteTokenizer
-from ..inference.decoding import read
-from ..inference.sampling import Sampling, draw, probabilities
+from ..inference.decoding import prefill_prompt
+from ..inference.sampling import Sampling, probabilities, sample_next
 from ..model.router import PATHWAYS
 from .figures import DENSE, LOCAL, RED, SPARSE
 from .widgets import _ipywidgets, _mixture, _show_html, _show_widget
@@ -98,9 +98,9 @@ def trace(
     weights of the pathways (3,) behind that, averaged over the blocks. `model` is a
     prepared one: its state holds what the routers chose."""
     generator = sampling.generator(0)
-    state, logits = read(model, ids, 1)
+    state, logits = prefill_prompt(model, ids, rows=1)
     for _ in range(sampling.max_new):
-        byte = draw(logits[0], sampling, generator)
+        byte = sample_next(logits[0], sampling, generator)
         if byte in sampling.stop:
             return
         yield (
