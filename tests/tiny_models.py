@@ -7,12 +7,13 @@ from tilelli_nb.inference.sampling import window_start
 
 
 def tiny(seed=0, dtype=torch.float64, **sizes):
-    """A model of two blocks whose router is not at its even start."""
+    """A model of two blocks; a router, where there is one, is not at its even start."""
     config = load_config("nano").with_model(
         **{"d_model": 24, "n_blocks": 2, "n_heads": 3, "keep": 4, **sizes}
     )
     lm = TilelliLM(config, seed).to(dtype).eval()
-    for block in lm.blocks:
+    routed = lm.blocks if lm.config.model.block == "routed" else []
+    for block in routed:
         block.router.weight.data.normal_(
             0, 0.5, generator=torch.Generator().manual_seed(seed + 1)
         )

@@ -131,6 +131,33 @@ def test_steps_agree_with_the_window_read_again():
         assert (logits - oracle(lm, ids[:n])).abs().max() < 1e-10, n
 
 
+def test_odd_windows_worked_out_by_hand():
+    """A full window drops its larger half: 7 bytes drop 4 and keep 3, 1 drops 1."""
+    seven = [window_start(n, 7) for n in (7, 8, 11, 12, 15, 16)]
+    assert seven == [0, 4, 4, 8, 8, 12]
+    assert [window_start(n, 1) for n in (0, 1, 2, 3)] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("block", ["routed", "vanilla"])
+@pytest.mark.parametrize("context", [1, 2, 3, 7])
+def test_one_rule_for_every_context(context, block):
+    """Steps, generation and sliding scores, of the model and its prepared form, against
+    the window read again."""
+    lm = tiny(context=context, keep=min(4, context), block=block)
+    ids = random_ids(5 * context + 3)
+    after = torch.stack([oracle(lm, ids[:n]) for n in range(1, len(ids) + 1)])
+    forms = [lm, lm.prepare()] if block == "routed" else [lm]
+    for model in forms:
+        state = model.new_state()
+        steps = [model.step(torch.tensor([byte]), state)[0] for byte in ids]
+        assert (torch.stack(steps) - after).abs().max() < 1e-9
+        found = model.log_probs(torch.tensor(ids), sliding=True)
+        expected = after[:-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        assert (found - expected).abs().max() < 1e-9
+        best = int(after[-1].argmax())
+        assert model.generate(ids, max_new=1, temperature=0, stop=()) == [*ids, best]
+
+
 @pytest.mark.parametrize("length", [0, 1, 5, 31, 32, 33, 48, 49, 100])
 def test_greedy_generation_agrees_with_the_window_read_again(length):
     lm, ids = tiny(context=32), random_ids(length)
