@@ -1,4 +1,6 @@
-"""The language model: a network that also decodes, scores, and can be saved and loaded."""
+"""The language model: a network that also writes, scores, and can be saved and
+loaded.
+"""
 
 import tempfile
 from pathlib import Path
@@ -56,7 +58,7 @@ class TilelliLM(Network, decoding.Decoder):
     def __init__(
         self, config: Config, seed: int | None = None, draw: bool = True
     ) -> None:
-        """Weights are drawn from `seed` (the configuration's unless given) and leave
+        """Draws the weights from `seed` (the configuration's unless given), and leaves
         the global generator alone.
 
         Without `draw` there is only room for them, filled with whatever was there:
@@ -127,7 +129,7 @@ class TilelliLM(Network, decoding.Decoder):
         return FORMS[self].prepared
 
     def is_ready_for_fast_form(self) -> bool:
-        """Whether the model stands where a form in fp32 can say the same: fp32 on a CPU,
+        """Whether a form in fp32 would say the same now: the model is in fp32 on a CPU,
         not in train(), not under autocast.
         """
         if self.training or torch.is_autocast_enabled("cpu"):
@@ -217,7 +219,7 @@ class TilelliLM(Network, decoding.Decoder):
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any
     ) -> None:
-        """Writes model.safetensors, config.json and, if the model has sampling defaults,
+        """Writes model.safetensors, config.json and, with sampling defaults,
         generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller.
         """
         if self.is_packed:

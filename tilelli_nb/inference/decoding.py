@@ -36,7 +36,7 @@ def step(lm, x_t: Tensor, state: DecodeState) -> Tensor:
         kept = state.window[:, window_stride(context) :]
         return prefill(lm, torch.cat([kept, x_t[:, None]], dim=1), state)
     position = state.length
-    state.window[:, position] = x_t
+    state.window.select(1, position).copy_(x_t)
     state.length += 1
     return lm.step_blocks(x_t, position, state.blocks)
 
@@ -124,12 +124,10 @@ def generate_rows(
     for row in rows:
         prompts.extend(texts[row])
     state, logits = prefill_prompt(lm, prompts, len(rows))
-    for count in range(sampling.max_new):
-        if count > 0:
-            logits = lm.step(torch.tensor(drawn, device=state.window.device), state)
+    for count in range(1, sampling.max_new + 1):
         drawn = []
         for i, row in enumerate(rows):
-            # The others go on: a row that has ended reads zeros, and draws nothing.
+            # a row that has ended reads zeros beside the others, and draws nothing
             byte = 0
             if not has_ended[i]:
                 byte = sample_next(logits[i], sampling, generators[i])
@@ -137,8 +135,10 @@ def generate_rows(
             if not has_ended[i]:
                 texts[row].append(byte)
             drawn.append(byte)
-        if all(has_ended):
+        if all(has_ended) or count == sampling.max_new:
             return
+        x_t = torch.tensor(drawn, device=state.window.device)  # (rows,)
+        logits = lm.step(x_t, state)
 
 
 class Decoder:
@@ -171,7 +171,7 @@ class Decoder:
         seed: int | None = None,
         stop: Sequence[int] = (0,),
     ) -> Sampling:
-        """Takes the settings as given, and the model's own for those that are None: what
+        """Takes the settings as given, and the model's own where they are None: what
         `sampling_defaults` says, else 128 bytes, temperature 0.8 and no limits.
 
         To draw from all bytes with a model that has a limit, give top_k=256 or top_p=1.

@@ -170,10 +170,19 @@ class PreparedBlock:
         self.down = fuse(weights, block.ffn.down)
 
 
+class BlockMemory(NamedTuple):
+    """What one block remembers of `rows` texts (B): views of the FastCache's tensors."""
+
+    keys: Tensor  # (B, H, D_h, context), as the product with q wants them
+    values: Tensor  # (B, H, context, D_h)
+    all_keys: Tensor  # (B * H, D_h, context), the same keys for one product
+    all_values: Tensor  # (B * H, context, D_h)
+    conv: Tensor  # (context + width - 1, B, D), sums so far of now and later
+    p: Tensor  # (B, 1, 3), the router's choice at the latest byte
+
+
 class BlockViews(NamedTuple):
-    """What a step at one position reads and writes of one block's memory. All are views
-    of the FastCache's tensors: to fill them is to remember.
-    """
+    """The part of a BlockMemory that a step at one position reads and writes."""
 
     keys: Tensor  # (B * H, D_h, position + 1)
     values: Tensor  # (B * H, position + 1, D_h)
@@ -181,7 +190,7 @@ class BlockViews(NamedTuple):
     new_value: Tensor  # (B, H, D_h), the last of the values
     conv_sums: Tensor  # (width, B, D), of this byte and those after it
     conv_now: Tensor  # (B, D), the first of them: complete with this byte
-    p: Tensor  # (B, 1, 3), the router's choice
+    p: Tensor  # (B, 1, 3)
 
 
 class FastCache:
@@ -193,15 +202,25 @@ class FastCache:
     def __init__(self, c: ModelConfig, rows: int, dtype: torch.dtype) -> None:
         head_size = c.d_model // c.n_heads
         heads = (c.n_blocks, rows, c.n_heads)
-        # keys lie as the product with q wants them
         self.keys = torch.zeros(*heads, head_size, c.context, dtype=dtype)
         self.values = torch.zeros(*heads, c.context, head_size, dtype=dtype)
         # The convolution works ahead: each byte adds its part to the sums of itself and
         # of the width - 1 bytes after it.
+        self.conv_width = c.conv_width
         sums = c.context + c.conv_width - 1
         self.conv = torch.zeros(c.n_blocks, sums, rows, c.d_model, dtype=dtype)
-        self.p = torch.zeros(c.n_blocks, rows, 1, 3, dtype=dtype)  # at the latest byte
-        self.conv_width = c.conv_width
+        self.p = torch.zeros(c.n_blocks, rows, 1, 3, dtype=dtype)
+        self.blocks = []
+        for i in range(c.n_blocks):
+            memory = BlockMemory(
+                keys=self.keys[i],
+                values=self.values[i],
+                all_keys=self.keys[i].flatten(0, 1),
+                all_values=self.values[i].flatten(0, 1),
+                conv=self.conv[i],
+                p=self.p[i],
+            )
+            self.blocks.append(memory)
         self.work = Workspace(c, rows, dtype)
         self.views: dict[int, list[BlockViews]] = {}
 
@@ -210,19 +229,17 @@ class FastCache:
         because a window that is read again comes back to the same positions.
         """
         if position not in self.views:
-            after = position + self.conv_width
             self.views[position] = []
-            for keys, values, conv, p in zip(
-                self.keys, self.values, self.conv, self.p, strict=True
-            ):
+            length = position + 1
+            for memory in self.blocks:
                 views = BlockViews(
-                    keys=keys.flatten(0, 1)[:, :, : position + 1],
-                    values=values.flatten(0, 1)[:, : position + 1],
-                    new_key=keys[..., position],
-                    new_value=values[:, :, position],
-                    conv_sums=conv[position:after],
-                    conv_now=conv[position],
-                    p=p,
+                    keys=memory.all_keys.narrow(2, 0, length),
+                    values=memory.all_values.narrow(1, 0, length),
+                    new_key=memory.keys.select(3, position),
+                    new_value=memory.values.select(2, position),
+                    conv_sums=memory.conv.narrow(0, position, self.conv_width),
+                    conv_now=memory.conv.select(0, position),
+                    p=memory.p,
                 )
                 self.views[position].append(views)
         return self.views[position]
@@ -247,9 +264,17 @@ class Workspace:
         paths = torch.zeros(3, rows, width, dtype=dtype)
         self.conv, attended, self.ffn = paths
         self.attended = attended.view(rows * heads, 1, head_size)
-        # To mix them is a product for each row: (B, 1, 3) times (B, 3, D) is added to x.
+        # Only the heads of a single text lie as a product with the keys wants them.
+        self.q_alone = self.q.view(heads, 1, head_size) if rows == 1 else None
+        # They are mixed row by row: (B, 1, 3) times (B, 3, D) is added to x.
         self.paths_by_row = paths.transpose(0, 1)
         self.x_by_row = self.x[:, None]  # (B, 1, D)
+
+    def q_by_head(self) -> Tensor:
+        """Returns q as its product with the keys wants it, (B * H, 1, D_h)."""
+        if self.q_alone is not None:
+            return self.q_alone
+        return self.q.reshape(self.attended.shape)
 
 
 def fused_sizes(c: ModelConfig) -> list[int]:
@@ -311,7 +336,7 @@ class Prepared(Decoder):
         if x.shape[1] > context:
             raise TokenError(
                 f"{x.shape[1]} bytes at once, but the model sees {context}",
-                "pass fewer, or use generate() and score(), which move the window along",
+                "pass fewer, or use generate() and score(), which move the window",
             )
         h, _ = self.hidden(x)
         return self.logits(h.flatten(0, 1)).view(*x.shape, -1)
@@ -337,7 +362,7 @@ class Prepared(Decoder):
             # sparse: remember the key and the value, then look at all of them
             views.new_key.copy_(work.k)
             views.new_value.copy_(work.v)
-            q = work.q.reshape(work.attended.shape)  # (B * H, 1, D_h)
+            q = work.q_by_head()  # (B * H, 1, D_h)
             scores = torch.bmm(q, views.keys)  # (B * H, 1, position + 1)
             if position >= keep:
                 kth = scores.topk(keep).values[..., -1:]
