@@ -24,9 +24,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tilelli_nb import ByteTokenizer, TilelliLM, records
+from tilelli_nb import ByteTokenizer, TilelliLM
 from tilelli_nb.data.documents import documents, train_val_files
 from tilelli_nb.data.shards import fingerprint
+from tilelli_nb.files import write_atomic
+from tilelli_nb.storage import records
 
 # Letters, with apostrophes inside. U+FFFD stands for bytes that are no character: a
 # word that holds it is in no list.
@@ -125,8 +127,8 @@ def save(results: dict, lm, args: argparse.Namespace, train: Path, **when: Any) 
         ),
         **when,
     )
-    records.write_atomic(args.out / "run.json", records.dumps(record))
-    records.write_atomic(args.out / "results.json", records.dumps(results))
+    write_atomic(args.out / "run.json", records.dumps(record))
+    write_atomic(args.out / "results.json", records.dumps(results))
 
 
 def main() -> None:
