@@ -24,7 +24,7 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tilelli_nb.model import kernel_conv, kernels
+from tilelli_nb.model import kernel_conv, kernels  # noqa: E402
 
 SHARED = 99 * 1024
 TENSOR_CORE = r"mma\.sync|wgmma\.mma_async"

@@ -21,7 +21,8 @@ from ..language_model import TilelliLM
 from ..storage.records import load_record
 from ..training.distributed import Processes
 from ..training.gpu_memory import fit_micro_batch
-from ..training.loop import branch, train
+from ..training.loop import train
+from ..training.resuming import branch
 
 
 def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:

@@ -1,6 +1,4 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
-processes, batches made ahead.
-"""
+"""One loop on a laptop, on a rented GPU and on several: devices, processes, signals."""
 
 import atexit
 import os
@@ -32,10 +30,8 @@ class Processes:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        self.rank, self.world = (
-            int(os.environ.get("RANK", 0)),
-            int(os.environ.get("WORLD_SIZE", 1)),
-        )
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.device = torch.device(device or best_device())
         if self.world == 1:
             return
@@ -43,13 +39,13 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            )
+            on_gpu = self.device.type == "cuda"
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
             atexit.register(dist.destroy_process_group)
 
     @property
     def is_first(self) -> bool:
+        """Whether this one writes the files."""
         return self.rank == 0
 
     def share(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -62,9 +58,8 @@ class Processes:
                 f"a batch of {rows} does not divide among {self.world} processes",
                 "choose a batch that is a multiple of their number",
             )
-        mine = slice(
-            self.rank * rows // self.world, (self.rank + 1) * rows // self.world
-        )
+        each = rows // self.world
+        mine = slice(self.rank * each, (self.rank + 1) * each)
         return tuple(part[mine] for part in batch)
 
     def loss_terms(self, lm, compiled: bool) -> Callable:
@@ -73,8 +68,16 @@ class Processes:
         """
         module = LossTermsOf(lm)
         if compiled:
+<<<<<<< HEAD
             module.compile()
+        if self.world > 1:
+            module = nn.parallel.DistributedDataParallel(module)
+        return module
+=======
+            # a graph for each size of batch: one for all of them would be slower
+            module.compile(dynamic=False)
         return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+>>>>>>> gpu
 
     def any(self, flag: bool) -> bool:
         """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
@@ -103,11 +106,12 @@ class Processes:
         """`work()` by number 0 while the others wait, then by them: what it writes is
         there when they look.
         """
-        for turn in (True, False):
-            if self.is_first == turn:
-                done = work()
-            if self.world > 1:
-                dist.barrier()
+        if self.is_first:
+            done = work()
+        if self.world > 1:
+            dist.barrier()
+        if not self.is_first:
+            done = work()
         return done
 
 
@@ -121,6 +125,7 @@ class LossTermsOf(nn.Module):
         self.lm = lm
 
     def forward(self, x: Tensor, targets: Tensor):
+        """The terms of the loss of x and targets (B, T)."""
         return self.lm.loss_terms(x, targets)
 
 
@@ -129,17 +134,16 @@ def stop_signals() -> Iterator[threading.Event]:
     """An event that the first SIGTERM or SIGINT sets; a second one acts as it always
     does. Main thread only.
     """
-    stopped, previous = threading.Event(), {}
+    stopped = threading.Event()
+    previous = {}  # what a signal did before, by its number
 
     def stop(number, frame) -> None:
         stopped.set()
         signal.signal(number, previous[number])
 
     if threading.current_thread() is threading.main_thread():
-        previous = {
-            number: signal.signal(number, stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, stop)
     try:
         yield stopped
     finally:

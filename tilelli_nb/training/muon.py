@@ -1,4 +1,4 @@
-"""Muon: an optimizer for matrices, which makes every direction of an update equally long."""
+"""Muon: an optimizer for matrices that makes all directions of an update as long."""
 
 import math
 
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        ahead = parameter.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
+        ahead = parameter.grad.lerp(average, group["momentum"])  # after Nesterov
         matrices = ahead.unflatten(0, (group["stacked"], -1))  # (stacked, out, in)
         direction = orthogonalize(matrices, self.dtype).flatten(0, 1)
         size = 0.2 * math.sqrt(max(matrices.shape[1:]))

@@ -99,15 +99,18 @@ def update(
     products are in bf16; weights, sums and the optimizer stay in fp32.
     """
     x, targets = batch
-    device, compute = next(lm.parameters()).device, loss_terms or lm.loss_terms
-    total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
-    for xs, ts in zip(
+    device = next(lm.parameters()).device
+    compute = loss_terms or lm.loss_terms
+    micro_batches = zip(
         x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
-    ):
+    )
+    total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
+    for some_x, some_targets in micro_batches:
+        some_x = some_x.to(device, non_blocking=True)
+        some_targets = some_targets.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            terms = compute(
-                xs.to(device, non_blocking=True), ts.to(device, non_blocking=True)
-            )
+            terms = compute(some_x, some_targets)
+        # Divided by the whole batch: the gradients of its parts add up.
         terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
         total["loss"] += terms.nats.detach() / targets.numel()
         total["balance"] += terms.balance.detach() / len(x)

@@ -11,7 +11,8 @@ SECONDS = 0.25  # of looking
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """ "fp32" or "bf16": what was asked for, or for "auto" what is fast on `device`.
+    """Decides between "fp32" and "bf16": what was asked for, or for "auto" what is fast
+    on `device`.
 
     A GPU takes bf16. Processors differ by a factor of a thousand, whatever they are
     called: some have instructions for bf16, others imitate it. So one product is timed.
