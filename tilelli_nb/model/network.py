@@ -34,8 +34,11 @@ class BlockState(NamedTuple):
 
 
 class RoutedBlock(nn.Module):
-    """x + p_conv conv(y) + p_attention attention(y) + p_ffn ffn(y) with y =
-    LayerNorm(x) and p = router(y).
+    """One block: three pathways read the same normalised vectors, and a router says how
+    much of each is added to the residual stream.
+
+    x + p_conv conv(y) + p_attention attention(y) + p_ffn ffn(y), where y = LayerNorm(x)
+    and p = router(y).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,12 +55,12 @@ class RoutedBlock(nn.Module):
         """(B, T, D) -> the same, and the router's p (B, T, 3). With a `state`, T bytes
         more, after those that it remembers.
         """
-        conv, attention, ffn = state or (None, None, None)
-        y = self.norm(x)
-        p = self.router(y)
-        local = self.conv(y, conv)
-        sparse = self.attention(y, attention)
-        dense = self.ffn(y, ffn)
+        conv_state, attention_state, ffn_state = state or (None, None, None)
+        y = self.norm(x)  # (B, T, D)
+        p = self.router(y)  # (B, T, 3)
+        local = self.conv(y, conv_state)
+        sparse = self.attention(y, attention_state)
+        dense = self.ffn(y, ffn_state)
         return mix(x, p, local, sparse, dense), p
 
     def new_state(self, batch: int, context: int) -> BlockState:
@@ -70,15 +73,15 @@ class RoutedBlock(nn.Module):
 
 
 def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
-    """The residual and the weighted sum of the pathways, (..., D) each; p is (...,
-    3).
-    """
+    """Adds the weighted pathways to the residual: (..., D) each; p is (..., 3)."""
     return Mix.apply(x, p, conv, attention, ffn)
 
 
 class Mix(torch.autograd.Function):
     """x + p_conv * conv + p_attention * attention + p_ffn * ffn, in half as many passes
     over memory as term by term.
+
+    Autograd would also be right; by hand, each product is made once.
     """
 
     @staticmethod
@@ -93,7 +96,7 @@ class Mix(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         p, *pathways = ctx.saved_tensors
-        d_shares, d_pathways = [], []
+        d_shares, d_pathways = [], []  # (..., 1) and (..., D) for each pathway
         for share, pathway in zip(p.split(1, dim=-1), pathways, strict=True):
             d_shares.append((grad * pathway).sum(-1, keepdim=True))
             d_pathways.append((share * grad).to(pathway.dtype))
@@ -113,16 +116,16 @@ class LossTerms(NamedTuple):
     def objective(
         self, balance_weight: float, predicted: int | Tensor, sequences: int
     ) -> Tensor:
-        """What training makes smaller: nats per byte and the weighted balance loss, of a
-        batch with so many predicted bytes and sequences.
+        """Adds up what training makes smaller: nats per byte and the weighted balance
+        loss, of a batch with so many predicted bytes and sequences.
 
-        This may be one of the micro-batches that the batch is made of.
+        The terms may be those of one of the micro-batches that the batch is made of.
         """
         return self.nats / predicted + balance_weight * self.balance / sequences
 
 
 class Network(nn.Module):
-    """The parameters, from bytes to logits: two tables, the blocks, a norm, a matrix."""
+    """The parameters, from bytes to logits: two tables, blocks, a norm, a matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -144,39 +147,44 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Normal: embeddings 0.02, linear maps fan_in^-0.5, convolution width^-0.5. The
-        router stays at zero.
+        """Draws every weight from a normal distribution. Its standard deviation is 0.02
+        for the two tables and fan_in^-0.5 for all maps. The router stays at zero: at
+        the start each pathway gets a third.
         """
+        maps = (nn.Linear, TernaryLinear, TopKAttention, CausalConv)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 module.weight.normal_(0, 0.02, generator=generator)
-            elif isinstance(
-                module, (nn.Linear, TernaryLinear, TopKAttention, CausalConv)
-            ):
-                # a convolution channel hears `width` bytes
-                fan_in = module.weight.shape[1]
+            elif isinstance(module, maps):
+                fan_in = module.weight.shape[1]  # of a convolution: the bytes it hears
                 module.weight.normal_(0, fan_in**-0.5, generator=generator)
 
     def hidden(
         self, x: Tensor, states: list[Any] | None = None, start: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """Bytes (B, T) -> the last block's output (B, T, D) and the router's p (B,
-        blocks, T, 3) or None.
+        """Takes bytes (B, T) through all blocks: the last one's output (B, T, D), and the
+        router's p (B, blocks, T, 3), or None where there is no router.
 
         With `states`, which the blocks keep between two calls, the bytes stand at
         positions start to start + T of a window; 0 begins a new one.
         """
-        h = self.token(x) + self.position.weight[start : start + x.shape[1]]
+        position = self.position.weight[start : start + x.shape[1]]  # (T, D)
+        h = self.token(x) + position  # (B, T, D): the residual stream
         all_p = []
-        for i, block in enumerate(self.blocks):
-            if states is not None and start == 0:
-                states[i].restart()
-            h, p = block(h, states[i] if states is not None else None)
+        for number, block in enumerate(self.blocks):
+            state = None
+            if states is not None:
+                state = states[number]
+                if start == 0:
+                    state.restart()
+            h, p = block(h, state)
             all_p.append(p)
-        return h, None if all_p[0] is None else torch.stack(all_p, dim=1)
+        if all_p[0] is None:
+            return h, None
+        return h, torch.stack(all_p, dim=1)
 
     def logits(self, h: Tensor) -> Tensor:
-        """(..., D) -> (..., 256)."""
+        """Turns a block's output into logits: (..., D) -> (..., 256)."""
         return self.output(self.norm(h))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,8 +196,8 @@ class Network(nn.Module):
         return self.logits(h)
 
     def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
-        """The parts of the loss as sums: x and targets (B, T); a sequence's padding is
-        where its target is -100.
+        """Computes the parts of the loss, as sums: x and targets (B, T). A sequence's
+        padding is where its target is -100.
         """
         h, p = self.hidden(x)
         logits = self.logits(h).flatten(0, 1)  # (B * T, 256)
@@ -215,7 +223,7 @@ class Network(nn.Module):
         if x.shape[-1] > self.context:
             raise TokenError(
                 f"{x.shape[-1]} bytes at once, but the model sees {self.context}",
-                "pass fewer, or use generate() and score(), which move the window along",
+                "pass fewer, or use generate() and score(), which move the window on",
             )
         if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
             # on a GPU looking would make it wait, and a compiled graph cannot branch on

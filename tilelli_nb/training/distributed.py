@@ -68,16 +68,11 @@ class Processes:
         """
         module = LossTermsOf(lm)
         if compiled:
-<<<<<<< HEAD
-            module.compile()
+            # A graph for each size of batch: one for all of them would be slower.
+            module.compile(dynamic=False)
         if self.world > 1:
             module = nn.parallel.DistributedDataParallel(module)
         return module
-=======
-            # a graph for each size of batch: one for all of them would be slower
-            module.compile(dynamic=False)
-        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
->>>>>>> gpu
 
     def any(self, flag: bool) -> bool:
         """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
