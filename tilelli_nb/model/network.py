@@ -162,8 +162,8 @@ class Network(nn.Module):
     def hidden(
         self, x: Tensor, states: list[Any] | None = None, start: int = 0
     ) -> tuple[Tensor, Tensor | None]:
-        """Takes bytes (B, T) through all blocks: the last one's output (B, T, D), and the
-        router's p (B, blocks, T, 3), or None where there is no router.
+        """Takes bytes (B, T) through all blocks: the last one's output (B, T, D) and
+        the router's p (B, blocks, T, 3), or None where there is no router.
 
         With `states`, which the blocks keep between two calls, the bytes stand at
         positions start to start + T of a window; 0 begins a new one.

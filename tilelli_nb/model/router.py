@@ -23,6 +23,7 @@ class Router(nn.Module):
         better.
         """
         logits = F.linear(y, self.rows_for(y.device.type))[..., : len(PATHWAYS)]
+        # A softmax in 16 bits would round a confident router to exactly 0 and 1.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return logits.softmax(-1, dtype=dtype)
 
@@ -50,6 +51,8 @@ def sequence_balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
     """Computes balance_loss for each sequence alone: p (B, T, 3) -> (B,), or of several
     blocks (B, blocks, T, 3) -> (B, blocks). `mask` is (B, T).
     """
+    # What counts is the average over the bytes of a sequence: each byte may be as
+    # decided as it likes.
     if mask is None:
         use = p.mean(-2)
     else:

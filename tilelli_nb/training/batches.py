@@ -42,6 +42,8 @@ class Prefetch:
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch. An error in the thread is raised here."""
+        # One is ordered for each that is taken, so that AHEAD of them stay in the
+        # queue.
         start = time.perf_counter()
         self.ahead.append(self.thread.submit(self.make))
         batch, self.state = self.ahead.popleft().result()

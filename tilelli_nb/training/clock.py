@@ -17,6 +17,7 @@ class Clock:
 
     def go_on(self, wall_s: float, train_s: float) -> None:
         """Goes on from what a checkpoint says of the parts before."""
+        # A run that is stopped for the night has not trained meanwhile.
         self.before_s = wall_s
         self.aside_s = wall_s - train_s
 

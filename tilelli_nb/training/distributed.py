@@ -30,17 +30,20 @@ class Processes:
     """
 
     def __init__(self, device: str | None = None) -> None:
+        # torchrun tells each process its number and how many there are.
         self.rank = int(os.environ.get("RANK", 0))
         self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.device = torch.device(device or best_device())
         if self.world == 1:
-            return
+            return  # nobody to talk to
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
+            # Small agreements go through the CPU even where gradients go through GPUs.
             on_gpu = self.device.type == "cuda"
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+            # Without this, a process that ends leaves the others waiting for it.
             atexit.register(dist.destroy_process_group)
 
     @property
@@ -93,7 +96,7 @@ class Processes:
     def mean(self, value: Tensor) -> Tensor:
         """The average over the processes."""
         if self.world > 1:
-            value = value.clone()
+            value = value.clone()  # all_reduce writes into what it is given
             dist.all_reduce(value)
         return value / self.world
 
@@ -103,6 +106,7 @@ class Processes:
         """
         if self.is_first:
             done = work()
+        # The barrier opens when all have reached it: number 0 after its work.
         if self.world > 1:
             dist.barrier()
         if not self.is_first:
@@ -133,14 +137,17 @@ def stop_signals() -> Iterator[threading.Event]:
     previous = {}  # what a signal did before, by its number
 
     def stop(number, frame) -> None:
+        # A second Ctrl-C does not wait for the end of the step.
         stopped.set()
         signal.signal(number, previous[number])
 
+    # Python lets the main thread alone handle signals; elsewhere nothing is caught.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, stop)
     try:
         yield stopped
     finally:
+        # In a notebook, the next cell must be interruptible as before.
         for number, handler in previous.items():
             signal.signal(number, handler)

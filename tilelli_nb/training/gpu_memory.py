@@ -22,8 +22,9 @@ def fit_micro_batch(lm, rows: int) -> int:
             try_micro_batch(lm, rows)
             return rows
         except torch.OutOfMemoryError:
-            rows //= 2
+            rows //= 2  # and the next size fits, or the one after it
         finally:
+            # What the trial has left behind must not count in the next one.
             lm.zero_grad()
             torch.cuda.empty_cache()
     raise TrainingError(
@@ -48,6 +49,7 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
     """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
     the weights left out.
     """
+    # A view shares its storage with what it is a view of: storages are counted.
     weights = {p.untyped_storage()._cdata for p in lm.parameters()}
     kept: dict[int, int] = {}
 

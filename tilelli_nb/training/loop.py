@@ -30,7 +30,7 @@ from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .precision import choose_precision
-from .resuming import LISTS, settings_to_resume
+from .resuming import LISTS, settings_to_resume, weights_in
 
 TIMED_STEPS = 5  # before the expected end is said
 FINAL_EVAL_BYTES = 2**20  # held-out bytes of the last evaluation, at most
@@ -68,7 +68,7 @@ def train(
     `on_log` gets each metrics line. Under torchrun every process calls this. Raises
     TrainingError, DataError, ConfigError, CheckpointError.
     """
-    keep_freed_memory()
+    keep_freed_memory()  # pages that go back to the system must be cleared again
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     run.begin(resume, minutes, notes)
@@ -79,6 +79,7 @@ def train(
     with stop_signals() as stopped, run.bar(shows) as bar, run.ready(compiled):
         first, begun = run.step, time.perf_counter()
         while run.step < last:
+            # All processes stop at the same step, or the others would wait for ever.
             over_budget = run.bill.is_over(run.gpu_seconds())
             if run.processes.any(stopped.is_set() or over_budget):
                 break
@@ -87,14 +88,15 @@ def train(
             if shows and run.step == first + TIMED_STEPS:
                 step_s = (time.perf_counter() - begun) / TIMED_STEPS
                 tqdm.write(expected_end(step_s * (last - run.step), step_s))
-            has_grown = run.is_growing_step(last) and run.grow()
+            may_grow = run.is_every(run.settings.checkpoint_every) and run.step < last
+            has_grown = may_grow and run.grow()  # new text, written meanwhile
             if has_grown or run.is_log_step():
                 bar.set_postfix_str(run.log(has_grown))
             if run.is_sample_step():
                 run.sample()
             if run.step == last or run.is_save_due():
                 run.save()
-        run.save()
+        run.save()  # also when it was stopped
     return run.finish()
 
 
@@ -162,10 +164,6 @@ class Run:
         steps = self.settings.steps
         return self.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps)
 
-    def is_growing_step(self, last: int) -> bool:
-        """Whether to look for training text that was written meanwhile."""
-        return self.is_every(self.settings.checkpoint_every) and self.step < last
-
     def is_save_due(self) -> bool:
         """Whether a checkpoint is due, by steps or by the clock."""
         minutes = (time.perf_counter() - self.saved_at) / 60
@@ -202,6 +200,7 @@ class Run:
 
     def begin(self, resume: bool, minutes: float | None, notes: str) -> None:
         """Starts a new run in an empty folder, or goes on with the one in it."""
+        # One process may see the file before the others do.
         exists = self.processes.any((self.out / "run.json").is_file())
         if exists and not resume:
             raise TrainingError(
@@ -214,6 +213,7 @@ class Run:
             self.shards = self.opened.as_described(self.record["data"])
         else:
             self.start_record(minutes, notes)
+        # Made anew; load() then fills in the moments and the generator's state.
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
         self.data_state = generator.get_state()
@@ -221,6 +221,7 @@ class Run:
             self.load()
         if self.processes.is_first:
             write_atomic(self.out / "run.json", records.dumps(self.record))
+            # Lines of steps after the checkpoint will be written again.
             for name in LISTS:
                 keep_lines(self.out / name, self.step)
             self.losses = [line["loss"] for line in records.load_metrics(self.out)]
@@ -252,6 +253,7 @@ class Run:
         lm = copy.deepcopy(self.lm)
         optimizer = make_optimizer(lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
+        # At least four steps, then until six seconds are over.
         seconds = []
         while len(seconds) < 4 or (sum(seconds) < 6 and len(seconds) < 30):
             start = time.perf_counter()
@@ -268,9 +270,11 @@ class Run:
         byte_s = (time.perf_counter() - start) / len(sample)
         eval_bytes = min(self.settings.eval_bytes, len(self.shards.val))
         eval_s = byte_s * eval_bytes
+        # Two per cent for lines and bars; two seconds for the files at the end.
         per_step = step_s * 1.02 + eval_s / self.settings.eval_every
         last_eval_s = byte_s * min(FINAL_EVAL_BYTES, len(self.shards.val))
         left = minutes * 60 - self.clock.seconds() - last_eval_s - 2
+        # All processes take the same number, whatever each has measured.
         steps = max(1, int(left / per_step))
         return int(self.processes.maximum(torch.tensor(steps)))
 
@@ -280,13 +284,10 @@ class Run:
         if found is None:
             return
         tensors, state = found
-        weights = {}
-        for name, tensor in tensors.items():
-            if name.startswith("model."):
-                weights[name.removeprefix("model.")] = tensor
-        self.lm.load_weights(weights)
+        self.lm.load_weights(weights_in(tensors))
         load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
+        # Shards may have been added since the run began: those of the checkpoint count.
         if "data" in state:
             self.shards = self.opened.as_described(state["data"])
         self.clock.go_on(state["wall_s"], state["train_s"])
@@ -335,11 +336,12 @@ class Run:
         here = self.shards
         if self.processes.is_first:
             here = self.shards.grown() or self.shards
+        # Number 0 looks, and the others take as many as it has found.
         count = int(self.processes.maximum(torch.tensor(len(here.train.shards))))
         if count == len(self.shards.train.shards):
             return False
         self.shards = self.shards.grown(count)
-        if self.batches:
+        if self.batches:  # those made ahead came from the smaller corpus
             self.batches.restart()
         return True
 
@@ -349,6 +351,7 @@ class Run:
         """Appends a line to metrics.jsonl and returns the few figures that the progress
         bar shows.
         """
+        # Every process has its share of the batch: the mean is that of all of it.
         means = {name: self.processes.mean(value) for name, value in self.last.items()}
         if not self.processes.is_first:
             return ""
@@ -390,6 +393,7 @@ class Run:
         """The loss, if it and the gradient are numbers and it has not jumped above what
         was usual. Raises TrainingError.
         """
+        # NaN is unequal to everything, so that "not smaller" would let it pass.
         usual = math.inf
         if len(self.losses) > 4:
             usual = statistics.median(self.losses[-20:])
@@ -453,6 +457,7 @@ class Run:
             checkpoint.write_tensors(folder / name, tensors, state)
         self.saved_step = self.step
         self.saved_at = time.perf_counter()
+        # Two stay by default: should the newest be damaged, there is another.
         written = sorted(folder.glob("step-*.safetensors"))
         for old in written[: -self.settings.keep_checkpoints]:
             old.unlink()
@@ -466,6 +471,7 @@ class Run:
         is_done = self.step == self.settings.steps
         if is_done and self.final_bpb is None:  # resumed after its last step
             self.final_bpb = records.load_metrics(self.out)[-1]["val_bpb"]
+        # The rate is of training alone: without evaluation, samples and files.
         seen = self.step * self.step_bytes
         bytes_per_s = seen / self.clock.training_seconds()
         each = bytes_per_s / self.processes.world

@@ -1,7 +1,11 @@
-"""Going on with a run: what may have changed meanwhile, and runs that finish another."""
+"""Going on with a run: what may have changed meanwhile, and runs that finish
+another.
+"""
 
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, TrainingError
@@ -21,6 +25,7 @@ def settings_to_resume(record: dict[str, Any], given: Config) -> tuple[Config, s
     names what differs.
     """
     stored = Config.from_dict(record["config"])
+    # Both are made the same in what may differ; then they must be equal.
     same = {name: getattr(given.train, name) for name in MAY_CHANGE}
     config = stored.with_train(**same)
     expected = given.with_train(steps=stored.train.steps)
@@ -34,6 +39,15 @@ def settings_to_resume(record: dict[str, Any], given: Config) -> tuple[Config, s
             "resume with the same --config and options, or choose another --out",
         )
     return config, precision
+
+
+def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Picks the model's own tensors out of those of a checkpoint."""
+    weights = {}
+    for name, tensor in tensors.items():
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = tensor
+    return weights
 
 
 def recorded_precision(record: dict[str, Any]) -> str:
@@ -71,6 +85,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
         raise TrainingError(
             f"{source.name} has no checkpoint to go on from", "wait for its first one"
         )
+    # The branch has the steps behind it too: its decay begins at its next one.
     tensors, state = found
     total = state["step"] + steps
     config = Config.from_dict(record["config"]).with_train(
@@ -84,6 +99,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     name = f"step-{state['step']:08d}.safetensors"
     state["config"] = config.to_dict()
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
+    # The curve of the branch begins with that of the run it came from.
     for name in LISTS:
         write_atomic(out / name, (source / name).read_bytes())
         keep_lines(out / name, state["step"])
