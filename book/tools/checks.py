@@ -12,13 +12,11 @@ import yaml
 
 import stamps
 from pairs import ROOT, notebook_of, notebooks, read_notebook, text_form, twin_of, twins
+from widths import width_problems
 
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 MAX_BYTES = 500_000
 MIN_ALT = 20
-MAX_COLUMNS = 79  # of a cell and of what it prints
-MAX_SOURCE_COLUMNS = 88  # of the package's source, which `show` displays
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # takes no place on the screen
 
 # Folders that exist on one machine only. The look-behind lets URLs and relative paths
 # through.
@@ -173,51 +171,6 @@ def words(output: dict) -> str:
     return "\n".join(
         [*rest, *(v if isinstance(v, str) else json.dumps(v) for v in data.values())]
     )
-
-
-def width_problems(path: Path) -> list[str]:
-    """Cells and printed outputs fit into 79 columns, shown source into 88. The outputs
-    of a cell tagged `wrap` go on in the next line, so they may be longer.
-    """
-    problems = []
-    for i, cell in enumerate(read_notebook(path).cells):
-        if cell.cell_type != "code":
-            continue
-        columns = widest_line(cell.source)
-        if columns > MAX_COLUMNS:
-            problems.append(
-                f"{path.stem}: cell {i}: {columns} columns of code, "
-                f"more than {MAX_COLUMNS}"
-            )
-        if "wrap" in cell.metadata.get("tags", []):
-            continue
-        for output in cell.outputs:
-            shows_source = "text/markdown" in output.get("data", {})
-            limit = MAX_SOURCE_COLUMNS if shows_source else MAX_COLUMNS
-            columns = widest_line(shown_text(output))
-            if columns > limit:
-                problems.append(
-                    f"{path.stem}: cell {i}: {columns} columns of output, "
-                    f"more than {limit}"
-                )
-    return problems
-
-
-def shown_text(output: dict) -> str:
-    """The text that a page shows of an output: none where a picture, a table or a
-    widget stands for it.
-    """
-    data = output.get("data", {})
-    if "text/markdown" in data:
-        return data["text/markdown"]
-    if len(data) > 1:  # a page takes the richer form
-        return ""
-    traceback = "\n".join(output.get("traceback", []))
-    return output.get("text", "") or data.get("text/plain", "") or traceback
-
-
-def widest_line(text: str) -> int:
-    return max(map(len, COLOUR.sub("", text).splitlines()), default=0)
 
 
 def toc_files(root: Path = ROOT) -> list[str]:
