@@ -77,7 +77,7 @@ def test_orthogonal_directions_against_the_singular_vectors():
     made = orthogonalize(torch.tensor(matrix)[None], torch.float64)[0].numpy()
     inner = u.T @ made @ vt.T  # diagonal where the singular vectors are kept
     assert np.abs(inner - np.diag(np.diag(inner))).max() < 1e-9
-    assert 0.6 < np.diag(inner).min() and np.diag(inner).max() < 1.3
+    assert np.diag(inner).min() > 0.6 and np.diag(inner).max() < 1.3
 
 
 def test_stacked_matrices_do_not_see_each_other():

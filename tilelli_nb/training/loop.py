@@ -22,7 +22,7 @@ from ..files import append_line, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
-from .clock import Clock, expected_end
+from .clock import Clock, Pace
 from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory
 from .distributed import Processes, stop_signals
@@ -32,7 +32,6 @@ from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
 from .resuming import JSONL_FILES, settings_to_resume, weights_in
 
-TIMED_STEPS = 5  # before the expected end is said
 SPIKE = 1.5  # nats above the median of the last 20 logged losses: not noise any more
 SAMPLE_BYTES = 400
 SAMPLE_TEMPERATURE = 0.8
@@ -67,8 +66,7 @@ def train(
     `on_log` gets each metrics line. Under torchrun every process calls this. Raises
     TrainingError, DataError, ConfigError, CheckpointError.
     """
-    # The system would clear the pages of freed memory before it gave them back.
-    keep_freed_memory()
+    keep_freed_memory()  # the system would clear its pages before it gave them back
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     run.begin(resume, minutes, notes)
@@ -77,8 +75,7 @@ def train(
     if shows:
         tqdm.write(run.introduction())
     with stop_signals() as stopped, run.bar(shows) as bar, run.ready(compiled):
-        first_step = run.step  # not 0 in a run that is resumed
-        begun = time.perf_counter()
+        pace = Pace(run.step, last_step)
         while run.step < last_step:
             # Processes average their gradients: one that left alone would leave the
             # others waiting for its part. So they agree.
@@ -87,11 +84,9 @@ def train(
                 break
             run.train_step()
             bar.update(run.step_bytes)
-            if run.step == first_step + 1:
-                begun = time.perf_counter()  # the first step warms up, or compiles
-            if shows and run.step == first_step + 1 + TIMED_STEPS:
-                step_s = (time.perf_counter() - begun) / TIMED_STEPS
-                tqdm.write(expected_end(step_s * (last_step - run.step), step_s))
+            expected_end = pace.expected_end(run.step)
+            if shows and expected_end:
+                tqdm.write(expected_end)
             # Shards that another program has added since are trained on from here.
             may_grow = run.is_every(run.settings.checkpoint_every)
             has_grown = may_grow and run.step < last_step and run.grow()
