@@ -22,7 +22,7 @@ import torch
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
-from tilelli_nb.training.loop import FINAL_EVAL_BYTES
+from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
 ROOT = Path(__file__).parents[2]
 CARD = """# tilelli/{name}

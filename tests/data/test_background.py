@@ -14,7 +14,7 @@ import torch
 from test_fineweb import write_files
 
 from tilelli_nb import prepare_shards
-from tilelli_nb.cli.launch import corpus
+from tilelli_nb.cli.launch import TrainOptions, corpus
 from tilelli_nb.data import background
 from tilelli_nb.data.background import fineweb_in_background
 from tilelli_nb.data.shards import ShardWriter, open_shards
@@ -230,6 +230,6 @@ def test_gigabytes_are_for_fineweb_alone():
         pytest.raises(
             ConfigError, match="--gigabytes is for fineweb-edu, not for stories"
         ),
-        corpus(SimpleNamespace(gigabytes=1.0, corpus="stories"), None),
+        corpus(TrainOptions(gigabytes=1.0, corpus="stories"), None),
     ):
         pass

@@ -28,12 +28,12 @@ import triton.language as tl  # noqa: E402
 from tilelli_nb import CausalConv, TilelliLM  # noqa: E402
 from tilelli_nb.config import Config  # noqa: E402
 from tilelli_nb.errors import ConfigError, TilelliError  # noqa: E402
-from tilelli_nb.model import kernel_conv, kernel_sort, kernels
-from tilelli_nb.model.attention import (
+from tilelli_nb.model import kernel_conv, kernel_sort, kernels  # noqa: E402
+from tilelli_nb.model.attention import (  # noqa: E402
     TopKAttention,
     reference_attention,
     topk_attention,
-)  # noqa: E402
+)
 
 FP32 = 1e-5  # of the largest entry of an array, or of 1 if all are smaller
 

@@ -15,17 +15,29 @@ import pytest
 import torch
 from test_train import TEXT, assert_same_run, small, timeless
 from torch._dynamo.exc import Unsupported
+from torch._inductor.exc import InductorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tilelli_nb import TilelliLM, load_config, prepare_shards
 from tilelli_nb.errors import ConfigError, DataError, MissingDependency, TrainingError
 from tilelli_nb.extras import loggers as watch
+from tilelli_nb.model.router import Router
 from tilelli_nb.storage import records
 from tilelli_nb.training.batches import Prefetch
-from tilelli_nb.training.distributed import Processes
-from tilelli_nb.training.gpu_memory import activation_bytes, fit_micro_batch
+from tilelli_nb.training.distributed import LossTermsOf, Processes
+from tilelli_nb.training.gpu_memory import (
+    activation_bytes,
+    fit_micro_batch,
+    gpu_explanation,
+)
 from tilelli_nb.training.loop import train
 from tilelli_nb.training.optimizer import make_optimizer, update
+
+
+class OutOfResources(Exception):
+    """Like Triton's own, which only Linux has."""
+
+    __module__ = "triton.runtime.errors"
 
 
 @pytest.fixture
@@ -125,6 +137,34 @@ def test_a_step_compiles_into_one_graph_and_computes_the_same(block, monkeypatch
     assert all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*grads, strict=True)
     )
+
+
+def test_every_gradient_of_a_compiled_step_is_the_eager_one(monkeypatch):
+    """All that a GPU takes, with both kernels interpreted: no break in the graph, and
+    not one parameter that torch.compile forgets (PyTorch 2.11 did, where an operation
+    wrote in place: the right loss, and no gradient but the last matrix's).
+    """
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TILELLI_ATTENTION", "triton")
+    monkeypatch.setattr("tilelli_nb.model.conv.kernel_takes", lambda y: True)
+    padded = Router.rows_for
+    monkeypatch.setattr(Router, "rows_for", lambda self, device: padded(self, "cuda"))
+    lm = small().train()
+    for parameter in lm.parameters():  # no two pathways alike, nothing at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, module = torch.randint(0, 256, (3, 32)), LossTermsOf(lm)
+    assert torch._dynamo.explain(module)(x, x).graph_break_count == 0
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
+    found = []
+    for terms in (module, compiled):
+        lm.zero_grad()
+        nats, _, balance, _ = terms(x, x.roll(-1, 1))
+        (nats / x.numel() + balance).backward()
+        found.append({name: p.grad.clone() for name, p in lm.named_parameters()})
+    for name, eager in found[0].items():
+        assert eager.norm() > 0, name
+        error = (found[1][name] - eager).norm() / eager.norm()
+        assert error < 1e-5, f"{name}: {error:.1e}"
 
 
 def test_a_step_never_asks_for_a_value(monkeypatch):
@@ -260,6 +300,21 @@ def test_a_spike_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, shards):
             r"torch.compile failed \(Unsupported\)",
             "--no-compile",
         ),
+        (
+            InductorError(ValueError("no code"), None),
+            r"torch.compile failed \(InductorError\)",
+            "--no-compile",
+        ),
+        (
+            OutOfResources("Required: 200000, Hardware limit: 101376"),
+            "a Triton kernel failed .OutOfResources: .*101376",
+            "TILELLI_ATTENTION=reference",
+        ),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nmore"),
+            "the GPU reported an error .CUDA error: an illegal memory access was enc",
+            "a new one can",
+        ),
     ],
 )
 def test_what_fails_on_a_gpu_alone_is_a_clear_error(
@@ -274,6 +329,13 @@ def test_what_fails_on_a_gpu_alone_is_a_clear_error(
     with pytest.raises(TrainingError, match=problem) as caught:
         train(lm, shards, tmp_path / "run", progress=False)
     assert fix in caught.value.fix
+
+
+def test_an_error_inside_a_compiled_graph_is_traced_to_the_kernel():
+    inner = OutOfResources("Required: 200000, Hardware limit: 101376")
+    outer = InductorError(inner, None)
+    assert "a Triton kernel failed" in gpu_explanation(outer)[0]
+    assert gpu_explanation(ValueError("CUDA is not to blame")) is None
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_is_needed(

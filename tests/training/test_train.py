@@ -104,6 +104,39 @@ def test_decay_touches_the_matrices_alone():
     )
 
 
+def test_what_training_makes_smaller_is_nats_and_a_hundredth_of_the_balance():
+    """One plain gradient step against the two terms put together here by hand."""
+    lm = small(micro_batch=3).double().train()
+    config = lm.config.with_train(clip=1e9).train
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for (
+            block
+        ) in lm.blocks:  # a router at zero is even, and its balance loss is flat
+            block.router.weight.normal_(0, 0.5, generator=generator)
+    bytes_ = torch.randint(0, 256, (4, 33), generator=generator)
+    x, targets = bytes_[:, :-1], bytes_[:, 1:]
+
+    h, p = lm.hidden(x)  # p: (B, blocks, T, 3)
+    nats = -lm.logits(h).log_softmax(-1).gather(2, targets[..., None]).mean()
+    uneven = 3 * p.mean(2).pow(2).sum(-1) - 1  # (B, blocks)
+    alone = torch.autograd.grad(
+        0.01 * uneven.mean(), lm.blocks[0].router.weight, retain_graph=True
+    )[0]
+    expected = torch.autograd.grad(nats + 0.01 * uneven.mean(), list(lm.parameters()))
+    assert alone.abs().max() > 1e-4  # or nothing would be tested
+
+    before = [parameter.detach().clone() for parameter in lm.parameters()]
+    optimizer = torch.optim.SGD(lm.parameters(), lr=1.0)
+    stats = update(lm, optimizer, (x, targets), config, lr=1.0)
+    for parameter, start, gradient in zip(
+        lm.parameters(), before, expected, strict=True
+    ):
+        assert torch.allclose(start - parameter, gradient, atol=1e-12)
+    assert stats["loss"].item() == pytest.approx(nats.item(), abs=1e-12)
+    assert stats["balance"].item() == pytest.approx(uneven.mean().item(), abs=1e-12)
+
+
 def test_an_update_is_adamw_on_the_clipped_gradient():
     """One step against AdamW written out in float64."""
     lm, x = (

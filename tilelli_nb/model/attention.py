@@ -29,17 +29,19 @@ HAVE_TRITON = find_spec("triton") is not None
 def topk_attention(
     q: Tensor, k: Tensor, v: Tensor, keep: int = 16, backend: str = "auto"
 ) -> Tensor:
-    """Causal attention over the `keep` best visible keys of each query; ties at the
-    threshold are all kept.
+    """Computes causal attention over the `keep` best visible keys of each query; ties
+    at the threshold are all kept.
 
     q, k, v: (B, H, T, D_h) each -> (B, H, T, D_h). Fewer queries than keys are those of
-    the last bytes: each sees all keys up to its own. `backend` is "reference" (plain and
-    differentiable all the way), "blocked" (the same on the CPU in about half the time),
-    "triton" (the kernel of chapter 5) or "auto": the kernel on CUDA for 16-bit tensors
-    that fit it, blocked on the CPU, else the reference. TILELLI_ATTENTION in the
-    environment decides for "auto". Scores and softmax are in fp32 or better. Raises
-    ConfigError for a backend that is not there, keep < 1 or more queries than keys,
-    MissingDependency without Triton. After Gupta et al. 2021, arXiv:2106.06899.
+    the last bytes: each sees all keys up to its own.
+
+    `backend` is "reference" (plain and differentiable all the way), "blocked" (the same
+    on the CPU in about half the time), "triton" (the kernel of chapter 5) or "auto":
+    the kernel on CUDA for 16-bit tensors that fit it, blocked on the CPU, else the
+    reference. TILELLI_ATTENTION in the environment decides for "auto". Scores and
+    softmax are in fp32 or better. Raises ConfigError for a backend that is not there,
+    keep < 1 or more queries than keys, MissingDependency without Triton. After Gupta et
+    al. 2021, arXiv:2106.06899.
     """
     if keep < 1:
         raise ConfigError(
@@ -57,7 +59,7 @@ def topk_attention(
     if before and backend != "reference":  # the others know the whole triangle alone
         q = F.pad(q, (0, 0, before, 0))
         return topk_attention(q, k, v, keep, backend)[:, :, before:]
-    # it would take the scores' product down to bf16
+    # Autocast would take the scores' product down to bf16.
     with torch.autocast(q.device.type, enabled=False):
         if backend == "reference":
             return reference_attention(q, k, v, keep)
@@ -73,14 +75,15 @@ def topk_attention(
 
 def best_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """What "auto" means for these tensors."""
-    if chosen := os.environ.get("TILELLI_ATTENTION"):
+    chosen = os.environ.get("TILELLI_ATTENTION")
+    if chosen:
         return chosen
     if q.shape[2] < k.shape[2]:  # a byte more, or a few
         return "reference"
     if q.device.type == "cpu":
         return "blocked"
-    # fp32 is for evaluation, a thousandth of the work: to compile the kernel for it
-    # would take longer than it ever saves
+    # In fp32 there is evaluation alone, a thousandth of the work: to compile the kernel
+    # for it would take longer than it ever saves.
     fits = (
         HAVE_TRITON
         and q.device.type == "cuda"
@@ -111,9 +114,10 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
     visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
     visible = visible.tril(keys - queries)  # the last query sees all keys
     scores = scores.masked_fill(~visible, -math.inf)  # (B, H, queries, keys)
-    # (B, H, queries, 1); -inf where fewer than `keep` are visible
-    kth = scores.topk(min(keep, keys)).values[..., -1:]
-    weights = scores.masked_fill(scores < kth, -math.inf).softmax(-1)
+    best = scores.topk(min(keep, keys)).values
+    kth = best[..., -1:]  # (B, H, queries, 1); -inf where fewer than `keep` are visible
+    kept = scores.masked_fill(scores < kth, -math.inf)
+    weights = kept.softmax(-1)
     return weights.to(v.dtype) @ v
 
 
@@ -133,14 +137,14 @@ class BlockedAttention(torch.autograd.Function):
         scale = 1 / math.sqrt(D)
         out = empty_for_joining(v, v.shape[-1], dtype)
         saved = []
-        for some in blocks(B, HEADS // H):
+        for some in chunks(B, HEADS // H):
             # The heads of a few sequences, as one row of matrices: (heads, T, D_h).
             qs, ks, vs = (x[some].flatten(0, 1).to(dtype) for x in (q, k, v))
             tables = visible_scores(at_least_fp32(qs), at_least_fp32(ks), scale)
             thresholds = kth_largest(tables, keep)
             saved += [qs, ks, vs]
             for rows, scores, kth in zip(
-                blocks(T, ROWS), tables, thresholds, strict=True
+                chunks(T, ROWS), tables, thresholds, strict=True
             ):
                 weights = softmax_of_kept(scores, kth).to(dtype)  # (heads, rows, seen)
                 values = torch.bmm(weights, vs[:, : rows.stop])  # (heads, rows, D_h)
@@ -164,14 +168,14 @@ class BlockedAttention(torch.autograd.Function):
         d_out = d_out.to(dtype)
         # Softmax backwards is p * (dp - sum p dp), and that sum is d_out . out.
         means = (at_least_fp32(d_out) * out).sum(-1, keepdim=True).to(dtype)
-        row_blocks = blocks(T, ROWS)
-        tensors_each = 3 + len(row_blocks)  # q, k, v, and the weights of each block
-        for number, some in enumerate(blocks(B, HEADS // H)):
+        row_chunks = chunks(T, ROWS)
+        tensors_each = 3 + len(row_chunks)  # q, k, v, and the weights of each block
+        for number, some in enumerate(chunks(B, HEADS // H)):
             first = number * tensors_each
             qs, ks, vs, *all_weights = saved[first : first + tensors_each]
             g, g_means = d_out[some].flatten(0, 1), means[some].flatten(0, 1)
             dks, dvs = torch.zeros_like(ks), torch.zeros_like(vs)  # (heads, T, D_h)
-            for rows, weights in zip(row_blocks, all_weights, strict=True):
+            for rows, weights in zip(row_chunks, all_weights, strict=True):
                 seen = slice(0, rows.stop)
                 d_weights = torch.bmm(g[:, rows], vs[:, seen].mT)
                 d_scores = d_weights.sub_(g_means[:, rows]).mul_(weights)
@@ -186,13 +190,13 @@ class BlockedAttention(torch.autograd.Function):
 
 
 def visible_scores(q: Tensor, k: Tensor, scale: float) -> list[Tensor]:
-    """Scores of each block of queries against the keys up to its last one.
+    """Computes the scores of each chunk of queries against the keys up to its last.
 
     q, k: (heads, T, D_h) -> a list of (heads, rows, seen), -inf where a key is ahead.
     """
     tables = []
     future = q.new_full((ROWS, ROWS), -math.inf).triu(1)
-    for rows in blocks(q.shape[1], ROWS):
+    for rows in chunks(q.shape[1], ROWS):
         size = rows.stop - rows.start
         scores = scaled_bmm(q[:, rows], k[:, : rows.stop].mT, scale)
         scores[..., rows].tril_().add_(future[:size, :size])
@@ -201,7 +205,8 @@ def visible_scores(q: Tensor, k: Tensor, scale: float) -> list[Tensor]:
 
 
 def softmax_of_kept(scores: Tensor, kth: Tensor) -> Tensor:
-    """Softmax over the scores that reach the threshold: (..., n) and (..., 1) -> (..., n).
+    """Takes the softmax over the scores that reach the threshold: (..., n), (..., 1) ->
+    (..., n).
 
     The scores are overwritten: three passes over memory instead of masked_fill's five.
     """
@@ -210,58 +215,57 @@ def softmax_of_kept(scores: Tensor, kth: Tensor) -> Tensor:
     return torch.softmax(scores, -1, out=dropped)  # in memory that is free again
 
 
-def blocks(length: int, size: int) -> list[slice]:
-    """0..length in pieces of `size`, which is at least 1; the last may be shorter."""
+def chunks(length: int, size: int) -> list[slice]:
+    """Cuts 0..length into pieces of `size`, at least 1; the last may be shorter."""
     size = max(size, 1)
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def empty_for_joining(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Room for (B, H, T, width) beside x, with a byte's heads side by side in memory:
-    joining them moves nothing.
+    """Makes room for (B, H, T, width) beside x, with a byte's heads side by side in
+    memory: joining them moves nothing.
     """
     B, H, T, _ = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)
 
 
 def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale * a @ b for (H, n, m) and (H, m, l), in one pass."""
+    """Computes scale * a @ b for (H, n, m) and (H, m, l), in one pass."""
     return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def kth_largest(tables: list[Tensor], keep: int) -> list[Tensor]:
-    """The keep-th largest of each row, or its smallest if a row is shorter: (..., n) on
-    the CPU -> (..., 1) for each.
+    """Finds the keep-th largest of each row, or the smallest of a shorter one: tables
+    (..., n) on the CPU -> (..., 1) for each.
 
     NumPy's partition does several numbers per instruction and takes a fraction of the
     time of torch.topk; it lets go of Python's lock, so that threads can share the rows.
     All tables come at once, since to wake a thread takes time, too.
     """
     found = [table.new_empty(*table.shape[:-1], 1) for table in tables]
-    pieces = [
-        [x.flatten(0, -2).split(1024) for x in both]
-        for both in zip(tables, found, strict=True)
-    ]
-    # long rows first
-    jobs = [piece for both in pieces[::-1] for piece in zip(*both, strict=True)]
+    jobs = []  # (rows, n) of a table, and where to write their (rows, 1)
+    for table, kth in zip(reversed(tables), reversed(found), strict=True):
+        rows = table.flatten(0, -2).split(1024)
+        places = kth.flatten(0, -2).split(1024)
+        jobs += zip(rows, places, strict=True)  # tables with long rows come first
     todo = iter(jobs)
 
-    def work():
-        for rows, kth in todo:  # each piece goes to whichever thread asks first
-            place = max(rows.shape[1] - keep, 0)  # where it stands in ascending order
-            kth.numpy()[:] = np.partition(rows.numpy(), place)[:, place : place + 1]
+    def work() -> None:
+        for rows, place in todo:  # each piece goes to whichever thread asks first
+            rank = max(rows.shape[1] - keep, 0)  # of the keep-th largest, ascending
+            ordered = np.partition(rows.numpy(), rank)
+            place.numpy()[:] = ordered[:, rank : rank + 1]
 
-    helpers = [
-        POOL.submit(work) for _ in range(min(torch.get_num_threads(), len(jobs)) - 1)
-    ]
+    threads = min(torch.get_num_threads(), len(jobs))
+    helpers = [POOL.submit(work) for _ in range(threads - 1)]
     work()
     for helper in helpers:
-        helper.result()
+        helper.result()  # waits, and raises what the helper raised
     return found
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """fp16 and bf16 become fp32; fp32 and float64 stay what they are."""
+    """Takes fp16 and bf16 to fp32; fp32 and float64 stay what they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -280,7 +284,9 @@ class KVCache:
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of T bytes more, (B, H, T, D_h) each -> those of all bytes."""
+        """Takes in keys and values of T bytes more, (B, H, T, D_h) each, and returns
+        those of all bytes.
+        """
         end = self.length + k.shape[2]
         self.k[:, :, self.length : end] = k
         self.v[:, :, self.length : end] = v

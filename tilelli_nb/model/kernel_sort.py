@@ -156,10 +156,7 @@ def kth_and_highest(x, ROWS: tl.constexpr, KEEP: tl.constexpr):
     beside = [neighbour(part, ROWS, 1) for part in x]
     highest = tl.maximum(x[0], beside[0])
     x = larger_half(x, beside)  # of all four: the row's sixteen largest
-    if KEEP == LIST:
-        kth = smallest(x)
-    else:
-        kth = merge(x, 16)[KEEP - 1]
+    kth = smallest(x) if KEEP == LIST else merge(x, 16)[KEEP - 1]
     # all four threads hold the same now: max only takes one of them
     return tl.max(kth, 1), tl.max(highest, 1)
 

@@ -105,7 +105,7 @@ def load_kept(kept, rows, first_key, T, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_kept_turned(kept, rows, first_key, T, BLOCK: tl.constexpr):
-    """The same as (keys, rows), loaded that way round, so that nothing is transposed."""
+    """The same as (keys, rows), loaded that way round: nothing has to be transposed."""
     words = (T + 31) // 32
     word = first_key // 32 + tl.arange(0, BLOCK // 32)
     inside = (rows[None, :] < T) & (word[:, None] < words)

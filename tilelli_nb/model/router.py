@@ -23,15 +23,17 @@ class Router(nn.Module):
         better.
         """
         logits = F.linear(y, self.rows_for(y.device.type))[..., : len(PATHWAYS)]
-        return logits.softmax(
-            -1, dtype=torch.promote_types(logits.dtype, torch.float32)
-        )
+        # A softmax in 16 bits would round a confident router to exactly 0 and 1.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.softmax(-1, dtype=dtype)
 
     def rows_for(self, device: str) -> Tensor:
-        """The weight, (3, D); on CUDA with five rows of zeros below, since a tensor core
-        takes rows of 16 bytes, and without them computes this product another way.
+        """Returns the weight, (3, D), on CUDA with five rows of zeros below it: tensor
+        cores take rows in eights, and three would be computed a slower way.
         """
-        return F.pad(self.weight, (0, 0, 0, 5)) if device == "cuda" else self.weight
+        if device != "cuda":
+            return self.weight
+        return F.pad(self.weight, (0, 0, 0, 5))  # (8, D)
 
 
 def balance_loss(p: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -46,16 +48,18 @@ def balance_loss(p: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def sequence_balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same for each sequence alone: (B, ..., T, 3) -> (B, ...); `mask` is (B,
-    T).
+    """Computes balance_loss for each sequence alone: p (B, T, 3) -> (B,), or of several
+    blocks (B, blocks, T, 3) -> (B, blocks). `mask` is (B, T).
     """
+    # What counts is the average over the bytes of a sequence: each byte may be as
+    # decided as it likes.
     if mask is None:
         use = p.mean(-2)
     else:
-        weight = mask.to(p.dtype).reshape(
-            mask.shape[0], *[1] * (p.dim() - 3), mask.shape[1], 1
-        )
-        use = (p * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+        counts = mask.to(p.dtype)[..., None]  # (B, T, 1): 0 at padding
+        if p.dim() == 4:
+            counts = counts[:, None]  # the same for all blocks
+        use = (p * counts).sum(-2) / counts.sum(-2).clamp(min=1)
     return 3 * use.square().sum(-1) - 1
 
 

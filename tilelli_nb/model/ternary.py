@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 SMALLEST_SCALE = 1e-5  # keeps a matrix of zeros from dividing by zero
-
-
-# five digits to base three fit into a byte: 243 <= 256
+# Five digits to base three fit into a byte: 3^5 = 243 <= 256.
 POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)
 
 
@@ -23,9 +21,10 @@ def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
     Rounding is half to even; the scale is computed in fp32 or better. After Ma et al.
     2024, arXiv:2402.17764.
     """
-    w32 = w.to(torch.promote_types(w.dtype, torch.float32))
-    scale = w32.abs().mean().clamp(min=SMALLEST_SCALE)
-    return (w32 / scale).round().clamp(-1, 1).to(w.dtype), scale
+    exact = w.to(torch.promote_types(w.dtype, torch.float32))
+    scale = exact.abs().mean().clamp(min=SMALLEST_SCALE)
+    codes = (exact / scale).round().clamp(-1, 1)
+    return codes.to(w.dtype), scale
 
 
 class StraightThrough(torch.autograd.Function):
@@ -40,7 +39,7 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return grad
+        return grad  # as if rounding were not there
 
 
 class TernaryLinear(nn.Module):
@@ -48,8 +47,8 @@ class TernaryLinear(nn.Module):
     weight (out, in) behind them.
     """
 
-    # True: `weight` came from a packed file, is alpha * codes already, and is never
-    # rounded again
+    # True where `weight` came from a packed file: it is alpha * codes already, and to
+    # round it again would give another alpha.
     packed = False
 
     def __init__(self, d_in: int, d_out: int) -> None:
@@ -59,7 +58,9 @@ class TernaryLinear(nn.Module):
     def codes(self) -> tuple[Tensor, Tensor]:
         """Codes (out, in) and the scale alpha, without a gradient."""
         weight = self.weight.detach()
-        return (weight.sign(), weight.abs().max()) if self.packed else ternarize(weight)
+        if self.packed:
+            return weight.sign(), weight.abs().max()
+        return ternarize(weight)
 
     def ternary_weight(self) -> Tensor:
         """The weight that is used, (out, in): never more than three different
@@ -76,7 +77,8 @@ class TernaryLinear(nn.Module):
 
     def zero_share(self) -> float:
         """Share of the codes that are 0."""
-        return (self.codes()[0] == 0).float().mean().item()
+        codes, _ = self.codes()
+        return (codes == 0).float().mean().item()
 
 
 class TernaryFFN(nn.Module):
@@ -92,7 +94,8 @@ class TernaryFFN(nn.Module):
     def forward(self, y: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D). A `state` spares the rounding of the weights."""
         up, down = state or self.new_state()
-        return F.linear(F.gelu(F.linear(y, up)), down)
+        inside = F.gelu(F.linear(y, up))  # (B, T, expand * D)
+        return F.linear(inside, down)
 
     def new_state(self) -> tuple[Tensor, Tensor]:
         """The two ternary weights, made once. No byte leaves anything behind."""
@@ -113,10 +116,11 @@ def pack(codes: Tensor) -> Tensor:
             "pack() was given a value other than -1, 0 and 1",
             "give it the codes of ternarize(w)",
         )
-    digits = F.pad(flat.to(torch.int8) + 1, (0, -len(flat) % 5), value=1).to(
-        torch.uint8
-    )
-    return (digits.view(-1, 5) * POWERS.to(codes.device)).sum(-1, dtype=torch.uint8)
+    digits = flat.to(torch.int8) + 1  # 0, 1 or 2
+    missing = -len(flat) % 5
+    digits = F.pad(digits, (0, missing), value=1).to(torch.uint8).view(-1, 5)
+    values = digits * POWERS.to(codes.device)
+    return values.sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, shape: int | Sequence[int]) -> Tensor:
@@ -126,17 +130,19 @@ def unpack(packed: Tensor, shape: int | Sequence[int]) -> Tensor:
     count = shape if isinstance(shape, int) else math.prod(shape)
     if packed.dtype != torch.uint8 or packed.numel() != (count + 4) // 5:
         raise CheckpointError(
-            f"{packed.numel()} values of {packed.dtype} are not {count} codes, five to a byte",
-            "give the uint8 bytes that pack() made and the shape of the codes they were made from",
+            f"{packed.numel()} values of {packed.dtype} are not {count} codes, "
+            "five to a byte",
+            "give the bytes that pack() made and the shape of the codes they were made "
+            "from",
         )
     if (packed >= 3**5).any():
         raise CheckpointError(
-            f"a byte of {int(packed.max())} holds no five codes: 242 is the largest that does",
-            "the packed weights are damaged, or something else: copy or make them again",
+            f"a byte of {int(packed.max())} holds no five codes: 242 is the largest "
+            "that does",
+            "the packed weights are damaged, or are something else: copy them again",
         )
-    codes = (packed.reshape(-1, 1) // POWERS.to(packed.device) % 3).to(
-        torch.int8
-    ).reshape(-1) - 1
+    digits = packed.reshape(-1, 1) // POWERS.to(packed.device) % 3  # (bytes, 5)
+    codes = digits.to(torch.int8).reshape(-1) - 1
     if codes[count:].any():
         raise CheckpointError(
             f"there are codes behind the {count} that were asked for",

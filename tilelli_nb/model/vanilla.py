@@ -26,16 +26,18 @@ class DenseAttention(nn.Module):
         """
         B, T, D = y.shape
         heads = (B, T, self.n_heads, D // self.n_heads)
-        parts = self.qkv(y).chunk(3, dim=-1)
+        parts = self.qkv(y).chunk(3, dim=-1)  # (B, T, D) each
         q, k, v = (part.view(heads).transpose(1, 2) for part in parts)  # (B, H, T, D_h)
+        # PyTorch's own attention: fused, and exact over all visible keys.
         if state is None:
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            k, v = state.append(k, v)
+            k, v = state.append(k, v)  # (B, H, all bytes so far, D_h)
             seen = torch.ones(T, k.shape[2], dtype=torch.bool, device=y.device)
             seen = seen.tril(k.shape[2] - T)  # the last query sees all keys
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.out(out.transpose(1, 2).reshape(B, T, D))
+        joined = out.transpose(1, 2).reshape(B, T, D)  # the heads side by side
+        return self.out(joined)
 
     def new_state(self, batch: int, context: int) -> KVCache:
         """Room for `context` keys and values."""
@@ -72,6 +74,7 @@ class VanillaBlock(nn.Module):
 
     def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, None]:
         """(B, T, D) -> the same."""
+        # Each part reads what the one before it has added.
         x = x + self.attention(self.attention_norm(x), state)
         return x + self.ffn(self.ffn_norm(x)), None
 

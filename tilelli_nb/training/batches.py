@@ -1,6 +1,4 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
-processes, batches made ahead.
-"""
+"""Batches that are made ahead by a thread, so that the model never waits for them."""
 
 import time
 from collections import deque
@@ -10,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-AHEAD = 4  # batches that wait for the model, so that it never waits for them
+AHEAD = 4  # batches that wait for the model
 
 
 class Prefetch:
@@ -28,20 +26,24 @@ class Prefetch:
         state: Tensor,
         pin: bool,
     ) -> None:
-        self.draw, self.pin, self.state, self.waited_s = draw, pin, state, 0.0
+        self.draw, self.pin, self.state = draw, pin, state
+        self.waited_s = 0.0
         self.generator = torch.Generator()
         self.generator.set_state(state)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.ahead = deque(self.thread.submit(self.make) for _ in range(AHEAD))
 
     def make(self) -> tuple[tuple[Tensor, ...], Tensor]:
+        """A batch, and the generator's state behind it. Runs in the thread."""
         batch = self.draw(self.generator)
-        return tuple(
-            part.contiguous().pin_memory() if self.pin else part for part in batch
-        ), self.generator.get_state()
+        if self.pin:  # a GPU copies pinned memory without making anyone wait
+            batch = tuple(part.contiguous().pin_memory() for part in batch)
+        return batch, self.generator.get_state()
 
     def next(self) -> tuple[Tensor, ...]:
         """The next batch. An error in the thread is raised here."""
+        # One is ordered for each that is taken, so that AHEAD of them stay in the
+        # queue.
         start = time.perf_counter()
         self.ahead.append(self.thread.submit(self.make))
         batch, self.state = self.ahead.popleft().result()
@@ -52,9 +54,10 @@ class Prefetch:
         """Draws again what was drawn ahead, from data that has changed."""
         for future in self.ahead:
             future.cancel()
-        # behind the batch that is being drawn
+        # The thread sets it back once the batch that it is drawing is done.
         self.thread.submit(self.generator.set_state, self.state).result()
         self.ahead = deque(self.thread.submit(self.make) for _ in range(AHEAD))
 
     def close(self) -> None:
+        """Ends the thread."""
         self.thread.shutdown(cancel_futures=True)

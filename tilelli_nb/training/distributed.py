@@ -1,6 +1,4 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
-processes, batches made ahead.
-"""
+"""One loop on a laptop, on a rented GPU and on several: devices, processes, signals."""
 
 import atexit
 import os
@@ -32,24 +30,25 @@ class Processes:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        self.rank, self.world = (
-            int(os.environ.get("RANK", 0)),
-            int(os.environ.get("WORLD_SIZE", 1)),
-        )
+        # torchrun tells each process its number and how many there are.
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.device = torch.device(device or best_device())
         if self.world == 1:
-            return
+            return  # nobody to talk to
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            )
+            # Small agreements go through the CPU even where gradients go through GPUs.
+            on_gpu = self.device.type == "cuda"
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+            # Without this, a process that ends leaves the others waiting for it.
             atexit.register(dist.destroy_process_group)
 
     @property
     def is_first(self) -> bool:
+        """Whether this one writes the files."""
         return self.rank == 0
 
     def share(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -62,9 +61,8 @@ class Processes:
                 f"a batch of {rows} does not divide among {self.world} processes",
                 "choose a batch that is a multiple of their number",
             )
-        mine = slice(
-            self.rank * rows // self.world, (self.rank + 1) * rows // self.world
-        )
+        each = rows // self.world
+        mine = slice(self.rank * each, (self.rank + 1) * each)
         return tuple(part[mine] for part in batch)
 
     def loss_terms(self, lm, compiled: bool) -> Callable:
@@ -73,8 +71,11 @@ class Processes:
         """
         module = LossTermsOf(lm)
         if compiled:
-            module.compile()
-        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+            # A graph for each size of batch: one for all of them would be slower.
+            module.compile(dynamic=False)
+        if self.world > 1:
+            module = nn.parallel.DistributedDataParallel(module)
+        return module
 
     def any(self, flag: bool) -> bool:
         """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
@@ -95,7 +96,7 @@ class Processes:
     def mean(self, value: Tensor) -> Tensor:
         """The average over the processes."""
         if self.world > 1:
-            value = value.clone()
+            value = value.clone()  # all_reduce writes into what it is given
             dist.all_reduce(value)
         return value / self.world
 
@@ -103,11 +104,13 @@ class Processes:
         """`work()` by number 0 while the others wait, then by them: what it writes is
         there when they look.
         """
-        for turn in (True, False):
-            if self.is_first == turn:
-                done = work()
-            if self.world > 1:
-                dist.barrier()
+        if self.is_first:
+            done = work()
+        # The barrier opens when all have reached it: number 0 after its work.
+        if self.world > 1:
+            dist.barrier()
+        if not self.is_first:
+            done = work()
         return done
 
 
@@ -121,6 +124,7 @@ class LossTermsOf(nn.Module):
         self.lm = lm
 
     def forward(self, x: Tensor, targets: Tensor):
+        """The terms of the loss of x and targets (B, T)."""
         return self.lm.loss_terms(x, targets)
 
 
@@ -129,19 +133,21 @@ def stop_signals() -> Iterator[threading.Event]:
     """An event that the first SIGTERM or SIGINT sets; a second one acts as it always
     does. Main thread only.
     """
-    stopped, previous = threading.Event(), {}
+    stopped = threading.Event()
+    previous = {}  # what a signal did before, by its number
 
     def stop(number, frame) -> None:
+        # A second Ctrl-C does not wait for the end of the step.
         stopped.set()
         signal.signal(number, previous[number])
 
+    # Python lets the main thread alone handle signals; elsewhere nothing is caught.
     if threading.current_thread() is threading.main_thread():
-        previous = {
-            number: signal.signal(number, stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, stop)
     try:
         yield stopped
     finally:
+        # In a notebook, the next cell must be interruptible as before.
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,6 +1,4 @@
-"""What lets one loop train on a laptop, on a rented GPU and on several: devices,
-processes, batches made ahead.
-"""
+"""How much fits into a GPU's memory, and what its errors mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +22,9 @@ def fit_micro_batch(lm, rows: int) -> int:
             try_micro_batch(lm, rows)
             return rows
         except torch.OutOfMemoryError:
-            rows //= 2
+            rows //= 2  # and the next size fits, or the one after it
         finally:
+            # What the trial has left behind must not count in the next one.
             lm.zero_grad()
             torch.cuda.empty_cache()
     raise TrainingError(
@@ -38,12 +37,10 @@ def try_micro_batch(lm, rows: int) -> None:
     """A forward and backward pass beside as much memory as the optimizer will take, and
     some air.
     """
-    moments = torch.empty(
-        sum(p.numel() for p in lm.parameters()) * 16, dtype=torch.uint8, device="cuda"
-    )
-    x = torch.zeros(
-        rows, lm.config.model.context, dtype=torch.long, device=moments.device
-    )
+    # Two moments and a gradient in fp32 are 12 bytes a parameter; 4 are air.
+    reserved_bytes = 16 * sum(p.numel() for p in lm.parameters())
+    reserved = torch.empty(reserved_bytes, dtype=torch.uint8, device="cuda")
+    x = torch.zeros(rows, lm.context, dtype=torch.long, device=reserved.device)
     with torch.autocast("cuda", torch.bfloat16):
         lm.loss_terms(x, x).nats.backward()
 
@@ -52,6 +49,7 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
     """Bytes that a forward pass keeps for its backward pass, each stored tensor once,
     the weights left out.
     """
+    # A view shares its storage with what it is a view of: storages are counted.
     weights = {p.untyped_storage()._cdata for p in lm.parameters()}
     kept: dict[int, int] = {}
 
@@ -67,10 +65,8 @@ def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:
 
 
 @contextmanager
-def clear_gpu_errors(micro_batch: int) -> Iterator[None]:
-    """What can go wrong on a GPU alone, as TrainingError: too little memory, or a graph
-    that does not compile.
-    """
+def explain_gpu_errors(micro_batch: int) -> Iterator[None]:
+    """What can go wrong on a GPU alone, as TrainingError that says what to do next."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -79,9 +75,39 @@ def clear_gpu_errors(micro_batch: int) -> Iterator[None]:
             "the same command with --resume and --micro-batch auto finds what fits",
         ) from error
     except Exception as error:
-        if not type(error).__module__.startswith("torch._dynamo"):
-            raise
-        raise TrainingError(
-            f"torch.compile failed ({type(error).__name__})",
-            "the same command with --resume and --no-compile trains without it, more slowly",
-        ) from error
+        if explanation := gpu_explanation(error):
+            raise TrainingError(*explanation) from error
+        raise
+
+
+def gpu_explanation(error: BaseException) -> tuple[str, str] | None:
+    """What an error of a GPU's compilers or of the GPU itself means, and what helps;
+    None for any other. The first that is known counts, among it and its causes.
+    """
+    name = type(error).__name__
+    origins = " ".join(kind.__module__ for kind in type(error).__mro__)
+    words = str(error).strip().splitlines() or [""]
+    if "triton" in origins:
+        return (
+            f"a Triton kernel failed ({name}: {words[-1][:200]})",
+            "the same command with --resume, and TILELLI_ATTENTION=reference in the "
+            "environment, trains without the kernels, more slowly",
+        )
+    # torch.AcceleratorError where it exists; it and its elders say "CUDA error: ..."
+    if name == "AcceleratorError" or words[0].startswith("CUDA error"):
+        return (
+            f"the GPU reported an error ({words[0][:200]})",
+            "this process cannot use it any more, a new one can: the same command with "
+            "--resume; should it come again, TILELLI_ATTENTION=reference in the "
+            "environment trains without the kernels",
+        )
+    inner = error.__cause__ or getattr(error, "inner_exception", None)
+    if inner and (found := gpu_explanation(inner)):
+        return found
+    if "torch._dynamo" in origins or "torch._inductor" in origins:
+        return (
+            f"torch.compile failed ({name})",
+            "the same command with --resume and --no-compile trains without it, more "
+            "slowly",
+        )
+    return None

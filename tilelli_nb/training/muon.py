@@ -1,4 +1,4 @@
-"""Muon: an optimizer for matrices, which makes every direction of an update equally long."""
+"""Muon: an optimizer for matrices that makes all directions of an update as long."""
 
 import math
 
@@ -14,13 +14,17 @@ ROUNDS = 5
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """U V^T of each matrix U S V^T, roughly: (n, out, in) -> the same shape, in `dtype`.
+    """U V^T of each matrix U S V^T, roughly: (n, out, in) -> the same shape, in
+    `dtype`.
 
-    Newton-Schulz iteration: products of matrices alone, so that no singular value has to
-    be computed. They come out between 0.7 and 1.2 instead of at 1, which does no harm.
+    Newton-Schulz iteration: products of matrices alone, so that no singular value has
+    to be computed. They come out between 0.7 and 1.2 instead of at 1, which does no
+    harm.
     """
+    # The products are as large as the shorter side squared, so tall matrices lie down.
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(dtype)  # the short side first
+    # No singular value is above the root of the sum of squares: all are now at most 1.
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ROUNDS):
         gram = x @ x.mT  # (n, short, short)
@@ -34,10 +38,10 @@ class Muon(torch.optim.Optimizer):
 
     A group may set `stacked`: so many matrices of one shape lie in each parameter, one
     below the other, as q, k and v do; each is made orthogonal by itself. The update has
-    the size that AdamW's usually has (a root mean square of 0.2 lr), whatever the shape.
-    Products are in `dtype`: bf16 where it is fast. After Jordan et al. 2024 and, for the
-    size, Liu et al. 2025, arXiv:2502.16982; torch.optim.Muon is the same for one matrix
-    in bf16.
+    the size that AdamW's usually has (a root mean square of 0.2 lr), whatever the
+    shape. Products are in `dtype`: bf16 where it is fast. After Jordan et al. 2024 and,
+    for the size, Liu et al. 2025, arXiv:2502.16982; torch.optim.Muon is the same for
+    one matrix in bf16.
     """
 
     def __init__(
@@ -71,10 +75,11 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        ahead = parameter.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
+        ahead = parameter.grad.lerp(average, group["momentum"])  # after Nesterov
         matrices = ahead.unflatten(0, (group["stacked"], -1))  # (stacked, out, in)
         direction = orthogonalize(matrices, self.dtype).flatten(0, 1)
         size = 0.2 * math.sqrt(max(matrices.shape[1:]))
+        # Decay first, as AdamW does it: apart from the gradient.
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(direction, alpha=-group["lr"] * size)
 

@@ -1,5 +1,5 @@
-"""One step of training: the schedule of the learning rate, the optimizer, and the update
-over micro-batches.
+"""One step of training: the schedule of the learning rate, the optimizer, and the
+update over micro-batches.
 """
 
 import math
@@ -13,18 +13,21 @@ from .muon import Muon, MuonWithAdamW
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Of update number `step` (from 0); Muon's matrices take muon_lr / lr times as much.
+    """Of update number `step` (from 0); Muon's matrices take muon_lr / lr times as
+    much.
 
     First a linear warm-up. Then "cosine" falls along half a wave to min_lr_ratio at the
     last step; "wsd" (warm-up, stable, decay) stays at the peak and falls in a straight
     line over the last decay_ratio of the steps.
     """
+    # The first gradients point anywhere, so the first steps are short.
     warmup = max(1, round(config.warmup_ratio * config.steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
     low = config.lr * config.min_lr_ratio
     last = config.steps - 1
     if config.schedule == "wsd":
+        # Progress is 0 until the decay starts and 1 at the last step.
         start = config.steps - round(config.decay_ratio * config.steps)
         progress = max(0, step - start + 1) / max(1, config.steps - start)
         return config.lr + (low - config.lr) * progress
@@ -40,13 +43,15 @@ def make_optimizer(
 
     `precision` is that of Muon's own products.
     """
+    # Decay pulls weights towards zero. That suits matrices, whose inputs are
+    # normalised; embeddings, norms, the convolution and the router are left alone.
     stacked, matrices, others = [], [], []
     for name, parameter in lm.named_parameters():
         if ".attention." in name and len(parameter) == 3 * parameter.shape[1]:
             stacked.append(parameter)  # q, k and v, one below the other
         elif ".attention." in name or ".ffn." in name:
             matrices.append(parameter)
-        elif not name.startswith("output"):
+        elif not name.startswith("output"):  # which AdamW takes in any case
             others.append(parameter)
     output = [lm.output.weight]
     device = output[0].device
@@ -60,7 +65,7 @@ def make_optimizer(
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=device.type in ("cpu", "cuda"),
+        fused=device.type in ("cpu", "cuda"),  # one pass over memory
     )
     if not use_muon:
         return adamw
@@ -70,6 +75,7 @@ def make_optimizer(
         weight_decay=config.weight_decay,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )
+    # One schedule serves both: update() multiplies its rate by this.
     for group in muon.param_groups:
         group["lr_ratio"] = config.muon_lr / config.lr
     return MuonWithAdamW(muon, adamw)
@@ -99,19 +105,23 @@ def update(
     products are in bf16; weights, sums and the optimizer stay in fp32.
     """
     x, targets = batch
-    device, compute = next(lm.parameters()).device, loss_terms or lm.loss_terms
-    total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
-    for xs, ts in zip(
+    device = next(lm.parameters()).device
+    compute = loss_terms or lm.loss_terms
+    micro_batches = zip(
         x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
-    ):
+    )
+    total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
+    for some_x, some_targets in micro_batches:
+        some_x = some_x.to(device, non_blocking=True)
+        some_targets = some_targets.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            terms = compute(
-                xs.to(device, non_blocking=True), ts.to(device, non_blocking=True)
-            )
+            terms = compute(some_x, some_targets)
+        # Divided by the whole batch: the gradients of its parts add up.
         terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
         total["loss"] += terms.nats.detach() / targets.numel()
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)
+    # A batch that is unlike all others moves the weights no further than this.
     norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_ratio", 1.0)
@@ -131,6 +141,7 @@ def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimize
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The averages and the step of every parameter, named for a checkpoint."""
     tensors = {}
+    # PyTorch numbers the parameters in the order in which the groups list them.
     for part, one in parts_of(optimizer).items():
         for index, moments in one.state_dict()["state"].items():
             for name, tensor in moments.items():
@@ -146,5 +157,6 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -
             if key.startswith(f"{part}."):
                 _, index, name = key.split(".")
                 state.setdefault(int(index), {})[name] = tensors[key]
+        # Rates and decay are not taken from the file: the configuration has them.
         groups = one.state_dict()["param_groups"]
         one.load_state_dict({"state": state, "param_groups": groups})

@@ -11,7 +11,8 @@ SECONDS = 0.25  # of looking
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """ "fp32" or "bf16": what was asked for, or for "auto" what is fast on `device`.
+    """Decides between "fp32" and "bf16": what was asked for, or for "auto" what is fast
+    on `device`.
 
     A GPU takes bf16. Processors differ by a factor of a thousand, whatever they are
     called: some have instructions for bf16, others imitate it. So one product is timed.
@@ -26,12 +27,17 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def bf16_gain(seconds: float = SECONDS) -> float:
-    """How many times as fast a product of matrices is in bf16 as in fp32, on the CPU."""
+    """How many times as fast a product of matrices is in bf16 as in fp32, on the
+    CPU.
+    """
     generator = torch.Generator().manual_seed(0)
+    # The size of a small micro-batch of the ten-million model: long enough to time,
+    # short enough where a processor imitates bf16 a thousand times more slowly.
     a = torch.randn(512, 384, generator=generator)
     b = torch.randn(384, 384, generator=generator)
     operands = {"fp32": (a, b), "bf16": (a.bfloat16(), b.bfloat16())}
     fastest = {name: product_seconds(*pair) for name, pair in operands.items()}
+    # By turns, and the fastest of each: whatever else the machine does hits both.
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for name, pair in operands.items():
