@@ -14,10 +14,10 @@ from tilelli_nb.errors import ConfigError, TrainingError
 from tilelli_nb.storage.records import load_metrics
 from tilelli_nb.training import precision as precision_module
 from tilelli_nb.training.loop import train
-from tilelli_nb.training.resuming import branch
 from tilelli_nb.training.muon import Muon, MuonWithAdamW, orthogonalize
 from tilelli_nb.training.optimizer import learning_rate, make_optimizer, update
 from tilelli_nb.training.precision import bf16_gain, choose_precision
+from tilelli_nb.training.resuming import branch
 
 TEXT = [f"Number {i} is {i * i} when it is squared. " * 5 for i in range(40)]
 CPU = torch.device("cpu")
