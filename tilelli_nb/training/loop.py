@@ -55,16 +55,16 @@ def train(
     on_log: Callable[[dict], None] | None = None,
 ) -> dict[str, Any]:
     """Trains `lm` as its configuration says and returns the run record; the folder
-    `out` holds everything.
+    `out` holds run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%),
+    checkpoints/ and, at the end, model.safetensors.
 
-    run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%), checkpoints/ and, at
-    the end, model.safetensors. `resume` goes on from the newest whole checkpoint, bit
-    for bit as if nothing had happened. `stop_at` ends early on the same schedule;
-    `minutes` times some steps on a copy and fixes the length of the schedule from them.
-    SIGTERM, SIGINT and a bill above `max_dollars` write a checkpoint and return.
-    `compiled` (on CUDA unless told otherwise) takes the step through torch.compile.
-    `on_log` gets each metrics line. Under torchrun every process calls this. Raises
-    TrainingError, DataError, ConfigError, CheckpointError.
+    `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had
+    happened. `stop_at` ends early on the same schedule; `minutes` times some steps and
+    fixes the length of the schedule from them. SIGTERM, SIGINT and a bill above
+    `max_dollars` write a checkpoint and return. `compiled` (on CUDA unless told
+    otherwise) takes the step through torch.compile. `on_log` gets each metrics line.
+    Under torchrun every process calls this. Raises TrainingError, DataError,
+    ConfigError, CheckpointError.
     """
     keep_freed_memory()  # the system would clear its pages before it gave them back
     run = Run(lm, shards, Path(out), device, prompt, on_log)
