@@ -31,14 +31,14 @@ def require(condition: bool, problem: str, fix: str) -> None:
 class ModelConfig:
     """The shape of a model. Every field has its comment in configs/*.yaml."""
 
-    d_model: int = 384
-    n_blocks: int = 6
-    n_heads: int = 8
-    keep: int = 16
-    conv_width: int = 5
-    ffn_expand: int = 4
-    context: int = 256
-    block: str = "routed"
+    d_model: int = 384  # width of the residual stream
+    n_blocks: int = 6  # one after the other
+    n_heads: int = 8  # each d_model / n_heads wide
+    keep: int = 16  # keys that each query keeps
+    conv_width: int = 5  # bytes, the present one included
+    ffn_expand: int = 4  # hidden width, in units of d_model
+    context: int = 256  # bytes that the model sees at once
+    block: str = "routed"  # one of BLOCKS
 
     def __post_init__(self) -> None:
         require(
@@ -67,30 +67,30 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained. Every field has its comment in configs/*.yaml."""
 
-    steps: int = 50_000
-    batch: int = 128
-    micro_batch: int = 16
-    optimizer: str = "adamw"
-    precision: str = "auto"
-    lr: float = 3e-4
-    muon_lr: float = 0.02
-    schedule: str = "cosine"
-    decay_ratio: float = 0.2
-    min_lr_ratio: float = 0.1
-    warmup_ratio: float = 0.02
-    weight_decay: float = 0.01
+    steps: int = 50_000  # length of the schedule
+    batch: int = 128  # sequences per step
+    micro_batch: int = 16  # sequences at once
+    optimizer: str = "adamw"  # one of OPTIMIZERS
+    precision: str = "auto"  # one of PRECISIONS
+    lr: float = 3e-4  # peak learning rate
+    muon_lr: float = 0.02  # peak for Muon's matrices
+    schedule: str = "cosine"  # one of SCHEDULES
+    decay_ratio: float = 0.2  # wsd: share of the steps in which the rate falls
+    min_lr_ratio: float = 0.1  # the cosine ends at this share of the peak
+    warmup_ratio: float = 0.02  # share of the steps that warm up
+    weight_decay: float = 0.01  # on the matrices alone
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
-    clip: float = 1.0
-    balance_weight: float = 0.01
-    seed: int = 0
-    log_every: int = 10
-    eval_every: int = 500
-    eval_bytes: int = 65_536
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
+    clip: float = 1.0  # largest gradient norm
+    balance_weight: float = 0.01  # of the router's balance loss
+    seed: int = 0  # of the weights and of the batches
+    log_every: int = 10  # steps
+    eval_every: int = 500  # steps
+    eval_bytes: int = 65_536  # held-out bytes of an evaluation
+    checkpoint_every: int = 500  # steps
+    checkpoint_minutes: float = 10.0  # and by the clock
+    keep_checkpoints: int = 2  # how many of them stay
 
     def __post_init__(self) -> None:
         words = {
