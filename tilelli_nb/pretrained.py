@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .storage import hub
-from .storage.checkpoint import MODEL_FILE, newest_good, read_tensors
+from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -20,8 +20,8 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     folder = resolve(name)
     if (folder / MODEL_FILE).is_file():
-        return read_tensors(folder / MODEL_FILE)
-    found = newest_good(folder / "checkpoints")
+        return read_model(folder)
+    found = latest_valid(folder / "checkpoints")
     if found is None:
         raise CheckpointError(
             f"{folder.name} holds no {MODEL_FILE} and no checkpoint",

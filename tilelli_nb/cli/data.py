@@ -47,15 +47,15 @@ def data(
     missing.
     """
     # imported here, as in every command, so that `tilelli --help` is quick
-    from ..data.corpus import open_corpus
-    from ..data.fineweb import open_fineweb
+    from ..data.corpus import prepare_corpus
+    from ..data.fineweb import prepare_fineweb
 
     try:
         if corpus == FINEWEB:
             refuse({"seed": seed}, f"not for {FINEWEB}", "leave it out")
             # --megabytes, for a try
             limit_bytes = gigabytes * 1e9 if gigabytes else megabytes * 1e6
-            shards = open_fineweb(
+            shards = prepare_fineweb(
                 out,
                 files=files,
                 limit_bytes=int(limit_bytes),
@@ -68,7 +68,7 @@ def data(
             options = {"gigabytes": gigabytes, "min-score": min_score, "files": files}
             nodes = {"rank": rank, "world": world != 1}  # 1 is not to have given it
             refuse(options | nodes, f"for {FINEWEB}, not for {corpus}", "leave it out")
-            shards = open_corpus(corpus, out, megabytes=megabytes, seed=seed)
+            shards = prepare_corpus(corpus, out, megabytes=megabytes, seed=seed)
     except KeyboardInterrupt:
         said = "stopped: what is written stays, and the same command goes on from there"
         typer.echo(said, err=True)

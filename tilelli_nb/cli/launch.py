@@ -12,7 +12,7 @@ from typing import Any
 from .. import pretrained
 from ..config import Config, load_config
 from ..data.background import fineweb_in_background, wait_for_shards
-from ..data.corpus import open_corpus
+from ..data.corpus import prepare_corpus
 from ..data.fineweb import default_folder
 from ..data.shards import Shards
 from ..errors import ConfigError
@@ -190,7 +190,7 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
             f"leave it out, or add --corpus {FINEWEB} --gigabytes N",
         )
         # the first process makes them, if need be; the others then find them
-        yield processes.first_alone(lambda: open_corpus(options.corpus))
+        yield processes.first_alone(lambda: prepare_corpus(options.corpus))
         return
     if options.corpus != FINEWEB:
         raise ConfigError(

@@ -280,7 +280,7 @@ class Run:
 
     def load(self) -> None:
         """Takes up the newest whole checkpoint, if the run was not killed before it."""
-        found = checkpoint.newest_good(self.out / "checkpoints")
+        found = checkpoint.latest_valid(self.out / "checkpoints")
         if found is None:
             return
         tensors, state = found
@@ -498,3 +498,55 @@ class Run:
         }
         write_atomic(self.out / "results.json", records.dumps(results))
         return self.record
+<<<<<<< HEAD
+=======
+
+
+def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What two configurations differ in, in words; precision is compared elsewhere."""
+    found = []
+    for section in ("model", "train"):
+        for name, value in stored[section].items():
+            other = given[section][name]
+            if value != other and name != "precision":
+                found.append(f"{name} {value}, not {other}")
+    return found
+
+
+def branch(source: Path, out: Path, steps: int) -> Config:
+    """Prepares `out` for a run that begins where the one in `source` stands now and
+    finishes it: the learning rate falls to its end over `steps` more steps.
+
+    The run in `source` is not disturbed and may go on. Returns the configuration of the
+    new run, which is then resumed. Raises TrainingError, CheckpointError.
+    """
+    if (out / "run.json").is_file():
+        raise TrainingError(
+            f"{out.name} already holds a run", "choose another --out for the branch"
+        )
+    record = records.load_record(source)
+    found = checkpoint.latest_valid(source / "checkpoints")
+    if found is None:
+        raise TrainingError(
+            f"{source.name} has no checkpoint to go on from", "wait for its first one"
+        )
+    tensors, state = found
+    total = state["step"] + steps
+    config = Config.from_dict(record["config"]).with_train(
+        schedule="wsd", decay_ratio=steps / total, steps=total
+    )
+    came_from = f"Decays from step {state['step']:,} of {record['name']}."
+    record |= {
+        "name": out.resolve().name,
+        "config": config.to_dict(),
+        "notes": f"{came_from} {record['notes']}".strip(),
+        "finished": None,
+    }
+    path = out / "checkpoints" / f"step-{state['step']:08d}.safetensors"
+    checkpoint.write_tensors(path, tensors, state | {"config": config.to_dict()})
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        write_atomic(out / name, (source / name).read_bytes())
+        files.keep_lines(out / name, state["step"])
+    write_atomic(out / "run.json", records.dumps(record))
+    return config
+>>>>>>> data

@@ -80,7 +80,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
             f"{out.name} already holds a run", "choose another --out for the branch"
         )
     record = records.load_record(source)
-    found = checkpoint.newest_good(source / "checkpoints")
+    found = checkpoint.latest_valid(source / "checkpoints")
     if found is None:
         raise TrainingError(
             f"{source.name} has no checkpoint to go on from", "wait for its first one"
