@@ -14,14 +14,9 @@ import torch
 from test_fineweb import write_files
 
 from tilelli_nb import prepare_shards
-from tilelli_nb.cli.launch import corpus
+from tilelli_nb.cli.launch import TrainOptions, corpus
 from tilelli_nb.data import background
 from tilelli_nb.data.background import fineweb_in_background
-<<<<<<< HEAD
-from tilelli_nb.errors import ConfigError, DataError
-from tilelli_nb.cli.launch import TrainOptions, corpus
-=======
->>>>>>> data
 from tilelli_nb.data.shards import ShardWriter, open_shards
 from tilelli_nb.errors import ConfigError, DataError
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from test_model import random_ids, tiny
+from tiny_models import random_ids, tiny
 
 from tilelli_nb.inference.sampling import Sampling
 from tilelli_nb.notebook import controls

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..data.tokenizer import ByteTokenizer
-from ..inference.decoding import read
-from ..inference.sampling import Sampling, draw, probabilities
+from ..inference.decoding import prefill_prompt
+from ..inference.sampling import Sampling, probabilities, sample_next
 from ..model.router import PATHWAYS
 from .controls import Control, mixture, play, play_writer
 from .figures import DENSE, LOCAL, RED, SPARSE
@@ -102,9 +102,9 @@ def trace(model, ids: Sequence[int], sampling: Sampling) -> Iterator[Traced]:
     `model` is a prepared one: its state holds what the routers chose.
     """
     generator = sampling.generator(0)
-    state, logits = read(model, ids, 1)  # logits (1, 256)
+    state, logits = prefill_prompt(model, ids, rows=1)  # logits (1, 256)
     for _ in range(sampling.max_new):
-        byte = draw(logits[0], sampling, generator)
+        byte = sample_next(logits[0], sampling, generator)
         if byte in sampling.stop:
             return
         chance = logits[0].softmax(-1)[byte]
