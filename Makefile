@@ -25,7 +25,7 @@ READY ?= $(VENV)/.ready
 PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint \
+.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest \
         clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
@@ -103,6 +103,18 @@ check: ## say OK or MISSING for everything the book needs
 lint: $(READY) ## check the style of the code and its format
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check book tests tilelli_nb
+
+# GPU machines often have the oldest PyTorch that pyproject.toml allows. Its Triton's interpreter breaks with NumPy 2.4.
+OLDEST ?= .venv-oldest
+OLD_TORCH := $(shell sed -n 's/^ *"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+oldest: ## tests of model, training and kernels with the oldest PyTorch that is allowed
+	@[ -x $(OLDEST)/bin/python ] || { \
+	  echo "Installing PyTorch $(OLD_TORCH) into $(OLDEST): some minutes, about 5 GB."; \
+	  $(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install -q --disable-pip-version-check \
+	    "torch==$(OLD_TORCH).*" "numpy<2.4" safetensors pyyaml tqdm typer pyarrow scikit-learn pytest pytest-xdist; }
+	@$(OLDEST)/bin/python -c 'import torch, triton, numpy; print("PyTorch", torch.__version__, "Triton", triton.__version__)'
+	@PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -o addopts= -n $(WORKERS) --dist loadscope \
+	  tests/model tests/training tests/book/test_gpu_plan.py
 
 clean: ## remove what was built; the environment and trained runs stay
 	@rm -rf _build dist build *.egg-info .pytest_cache .ruff_cache

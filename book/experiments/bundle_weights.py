@@ -22,7 +22,7 @@ import torch
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
-from tilelli_nb.training.loop import FINAL_EVAL_BYTES
+from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
 ROOT = Path(__file__).parents[2]
 CARD = """# tilelli/{name}
@@ -174,14 +174,14 @@ def main() -> None:
     for file in ("run.json", "samples.jsonl", "results.json"):
         if (args.run / file).is_file():
             shutil.copy(args.run / file, kept / file)
-    lines = [
-        line
-        for line in (args.run / "metrics.jsonl").read_text().splitlines(keepends=True)
-        if (entry := json.loads(line))["step"] == 1
-        or entry["step"] % 50 == 0
-        or "val_bpb" in entry
-    ]
-    (kept / "metrics.jsonl").write_text("".join(lines))
+    lines = []
+    # as bytes, a file is cut at \n alone
+    for line in (args.run / "metrics.jsonl").open("rb"):
+        entry = json.loads(line)
+        # a line in fifty draws the same curve
+        if entry["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry:
+            lines.append(line)
+    (kept / "metrics.jsonl").write_bytes(b"".join(lines))
     print(
         f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}"
     )

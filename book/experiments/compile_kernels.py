@@ -4,9 +4,9 @@ they take.
     python book/experiments/compile_kernels.py --widths 48 128 [--keeps 16 17]
 
 A line for each: kernel, architecture, head width, keep, tensor-core instructions, bytes
-of shared memory, registers a thread, bytes that a thread had to put aside, seconds to
-compile. Exit code 1 if one of attention has no tensor-core instruction, or one takes
-more shared memory than an RTX A6000 has (99 KiB).
+of shared memory, registers a thread, bytes that a thread had to put aside, seconds of a
+processor to compile. Exit code 1 if one of attention has no tensor-core instruction, or
+one takes more shared memory than an RTX A6000 has (99 KiB).
 """
 
 import argparse
@@ -15,7 +15,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -43,7 +42,8 @@ TYPES = {
 
 
 def compile_for(kernel, capability: int, sizes: dict):
-    """One kernel with bf16 tensors for one architecture, and the seconds that it took.
+    """One kernel with bf16 tensors for one architecture, and the seconds of a
+    processor that it took.
 
     As for a real launch, the compiler is told that addresses, T and D are multiples of 16:
     so it can load several numbers at once.
@@ -60,11 +60,18 @@ def compile_for(kernel, capability: int, sizes: dict):
         if types[name].startswith("*") or name in ("T", "D")
     }
     source = ASTSource(kernel, types, sizes, multiples)
-    target, start = GPUTarget("cuda", capability, 32), time.perf_counter()
+    target, start = GPUTarget("cuda", capability, 32), processor_seconds()
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.always_compile = True  # or its cache is timed
         compiled = triton.compile(source, target=target, options=options)
-    return compiled, time.perf_counter() - start
+    return compiled, processor_seconds() - start
+
+
+def processor_seconds() -> float:
+    """Of this process and of the compilers that it has started: other work on the
+    machine does not count.
+    """
+    return sum(os.times()[:4])
 
 
 def machine_code(compiled, option: str) -> str:

@@ -1,184 +1,396 @@
-"""The plan for a rented GPU: pieces that each end within --limit seconds and leave
-records and weights in --out.
+"""A trained model in fifteen minutes on a lent GPU: three calls, one after the other.
 
-    python book/experiments/gpu_plan.py --out DIR [--limit 540] COMMAND ...
+    python book/experiments/gpu_plan.py --out DIR [--limit SECONDS] COMMAND ...
 
-    check      kernel tests and kernel benchmark on the device, then bytes/s of both
-    models at several micro-batches and
-               a profile: some minutes, of which the tests get 40% of the limit (most of
-               it compiling). DIR/check/
-    pretrain   one training run, in a process of its own that outlives this command:
-    DIR/CONFIG-seedN/. The command only
-               watches. Given again it goes on watching, or resumes from the newest good
-               checkpoint if the process is gone, or says that the run is finished.
-               Whatever is killed, the steps since that checkpoint are lost.
-    several    the same for a list of runs, one after another: `several lite_10m:0
-    vanilla_10m:0 lite_10m:1` weights    master weights of a run in bf16, in parts of at
-    most --part-mib: seconds. DIR/NAME.json, DIR/NAME.part00 join       the parts,
-    verified, as a folder that TilelliLM.from_pretrained loads: seconds. DIR/NAME/ pack
-    a folder of shards as DIR/FOLDER.tar.xz, about a second a megabyte unpack     that
-    file as a folder again, verified: DIR/FOLDER/
+    start   call A, 90 s: begins to unpack, check and compile in the background, and
+            returns when steps have been timed, or at its limit.
+    go      call B, at once, with the device seconds that are left: tells the trainer
+            when it has to be done, and watches. In its last 20 seconds it brings home
+            the weights of the newest checkpoint, in case nothing comes after it.
+    finish  call C, at once: watches to the end, brings home the final weights and the
+            record, then profiles steps and times kernels in what is left.
 
-It needs PyTorch, Triton, NumPy, safetensors, PyYAML, tqdm and, for the tests, pytest;
-no network, and the package need not be installed. Only the process that trains is left
-running; with no command watching it, `kill $(cat DIR/pid)` makes it save and end. If
-the kernel should fail on some card, TILELLI_ATTENTION=reference in the environment
-trains without.
+    pack    before: a folder of shards as one FOLDER.tar.xz, to be carried in call A
+    join    after: the parts of the weights, verified, as a folder that
+            TilelliLM.from_pretrained loads
+
+On the machine, with $OUT as the folder that comes back:
+
+    cd book/experiments
+    python gpu_plan.py --out /tmp/plan start --shards text.tar.xz
+    python gpu_plan.py --out /tmp/plan --limit L go --left S --back $OUT
+    python gpu_plan.py --out /tmp/plan finish --back $OUT
+
+S is what is left of the device time and L is at most S - 60. A trainer that fails, that
+says nothing for 90 s or that is gone is replaced by one that computes in a more careful
+way (MODES), from its newest checkpoint. It needs PyTorch, NumPy, safetensors, PyYAML
+and tqdm; no network, and the package need not be installed.
 """
 
 import argparse
 import fcntl
 import json
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 START = time.monotonic()
 HERE = Path(__file__).resolve()
-TESTS, ROOT = HERE.parents[1:3]
+ROOT = HERE.parents[2]
 sys.path.insert(0, str(ROOT))  # the package need not be installed
 
 from tilelli_nb.config import Config, load_config  # noqa: E402
-from tilelli_nb.errors import ConfigError, DataError, TilelliError, TrainingError  # noqa: E402
-from tilelli_nb.files import load_lines, write_atomic  # noqa: E402
-from tilelli_nb.storage.records import dumps, load_record, new_record, now  # noqa: E402
+from tilelli_nb.errors import (  # noqa: E402
+    ConfigError,
+    DataError,
+    TilelliError,
+    TrainingError,
+)
+from tilelli_nb.files import write_atomic  # noqa: E402
+from tilelli_nb.storage import records  # noqa: E402
+from tilelli_nb.training.cost import mfu  # noqa: E402
 
-# torch, and what imports it, is imported where it is used: a command that only watches
-# starts at once
+# Ways of computing, each more careful than the one before.
+REFERENCE = {"TILELLI_ATTENTION": "reference"}
+MODES = [
+    {
+        "name": "kernels, compiled, CUDA graphs",
+        "compiled": True,
+        "kernel": True,
+        "environment": {"TORCHINDUCTOR_CUDAGRAPHS": "1"},
+    },
+    {
+        "name": "kernels, compiled",
+        "compiled": True,
+        "kernel": True,
+        "environment": {},
+    },
+    {
+        "name": "reference, compiled",
+        "compiled": True,
+        "kernel": False,
+        "environment": REFERENCE,
+    },
+    {
+        "name": "reference, eager",
+        "compiled": False,
+        "kernel": False,
+        "environment": REFERENCE,
+    },
+]
+# Limits of the calls, in seconds; with the start of the machine under 15 minutes.
+LIMITS = {"start": 90, "go": 600, "finish": 90}
+INSURE = 20  # before its limit, `go` brings home what there is
+FINISH = 75  # of the device time are kept for `finish`
 
 
-# check
+class Plan:
+    """A folder, the job in it, and the trainer that works on it, if there is one."""
 
+    def __init__(self, out: Path) -> None:
+        self.out = out
 
-def check(args: argparse.Namespace) -> None:
-    out, start, found = args.out / "check", time.perf_counter(), {}
-    record = new_record(
-        "check",
-        "bench",
-        notes="Kernel tests, kernel benchmark, bytes/s with a profile: results.json.",
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    found["kernel tests"] = child(
-        test_command(out, args.select), out / "tests.log", 0.4 * seconds_left(args)
-    )
-    if (benchmark := TESTS / "benchmarks" / "attention_speed.py").is_file():
-        quick = ["--quick"] if args.quick else []
-        found["kernel benchmark"] = child(
-            [benchmark, "--out", out / "kernel", *quick],
-            out / "kernel.log",
-            0.5 * seconds_left(args),
+    @property
+    def job(self) -> dict:
+        try:
+            return json.loads((self.out / "job.json").read_text())
+        except OSError:
+            raise DataError(
+                f"{self.out.name} holds no plan", "begin with the command `start`"
+            ) from None
+
+    @property
+    def run(self) -> Path:
+        return self.out / self.job["run"]
+
+    def state(self) -> dict:
+        """What the trainer said last; that of an earlier one does not count."""
+        with suppress(OSError, ValueError):
+            state = json.loads((self.out / "state.json").read_text())
+            if state["pid"] == self.job["pid"]:
+                return state
+        return {"phase": "begun", "at": self.job["begun"]}
+
+    def is_running(self) -> bool:
+        """Whether a process holds the lock: there is no number to mistake and nothing
+        to clean up after a kill.
+        """
+        with open(self.out / "lock", "a") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        return True
+
+    def is_finished(self) -> bool:
+        record = self.run / "run.json"
+        return record.is_file() and records.load_record(self.run)["finished"]
+
+    def begin(self, job: dict) -> None:
+        """Starts a trainer in a session of its own, which outlives this command. It
+        inherits a lock, which the system lets go when it ends.
+        """
+        with open(self.out / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            job |= {"begun": time.time(), "pid": None, "mode": MODES[job["modes"][0]]}
+            write_json(self.out / "job.json", job)
+            with open(self.out / "train.log", "ab") as log:
+                trainer = subprocess.Popen(
+                    [sys.executable, code(self.out) / "gpu_trainer.py", self.out],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | job["mode"]["environment"],
+                    start_new_session=True,
+                    pass_fds=[lock.fileno()],
+                )
+            job["pid"] = trainer.pid
+            write_json(self.out / "job.json", job)
+
+    def kill(self) -> None:
+        """Ends the trainer and all that it started."""
+        with suppress(ProcessLookupError, TypeError):
+            os.killpg(self.job["pid"], signal.SIGKILL)
+        while self.is_running():
+            time.sleep(0.05)
+
+    def replace(self, why: str) -> None:
+        """Another trainer for one that is gone: in the next mode if this one failed,
+        in the same if somebody else ended it while it was at work.
+        """
+        job, state = self.job, self.state()
+        accident = why == "gone" and state["phase"] in ("ready", "training")
+        job["attempts"].append(
+            {"mode": job["mode"]["name"], "why": why, "phase": state["phase"]}
         )
-    for number, config in enumerate(args.configs):
-        share = (seconds_left(args) - 5) / (len(args.configs) - number)
-        found[f"training {load_config(config).name}"] = throughput(args, config, share)
-        write_json(out / "results.json", found)
-    models = [piece for piece in found.values() if piece.get("best")] or [{"best": {}}]
-    record |= {
-        "config": load_config(args.configs[0]).to_dict(),
-        "device": models[0].get("device", "cpu"),
-        "gpu_name": models[0].get("gpu_name"),
-        "bytes_per_s": models[0]["best"].get("bytes_per_s"),
-        "finished": now(),
-        "wall_s": round(time.perf_counter() - start, 1),
-        "git": record["git"] or args.commit,
-    }
-    write_atomic(out / "run.json", dumps(record))
-    for name, piece in found.items():
-        ending = {0: "ok", None: "OUT OF TIME"}.get(
-            piece["exit"], f"FAILED, exit status {piece['exit']}"
-        )
-        print(f"{name}: {ending}, {piece['seconds']} s", piece.get("bytes_per_s", ""))
-    raise SystemExit(any(piece["exit"] != 0 for piece in found.values()))
+        # what has been checked and timed once is not again
+        facts = ("step_ms", "kernels", "gradients")
+        known = {name: state[name] for name in facts if name in state}
+        job["known"] = known if accident else {}
+        if not accident or job["accidents"] == 2:
+            job["accidents"] = 0
+            job["failures"] += 1
+            job["modes"] = job["modes"][1:] or job["modes"]  # the last one stays
+        job["accidents"] += accident
+        if job["failures"] > len(MODES) + 2:
+            raise TrainingError(
+                f"no way of computing works here; the last one: {why}",
+                f"see train.log and state.json in {self.out.name}",
+            )
+        print(f"{job['attempts'][-1]}: going on as {MODES[job['modes'][0]]['name']}")
+        self.begin(job)
+
+    def look(self) -> str:
+        """Replaces a trainer that is gone, has failed or is stuck; returns the phase
+        that it is in.
+        """
+        if self.is_finished() and not self.is_running():
+            return "finished"
+        state, running = self.state(), self.is_running()
+        if not running:
+            self.replace(state.get("error", "gone"))
+        elif state["phase"] not in ("ready", "failed"):
+            silent = time.time() - state["at"]
+            if silent > self.job["patience"]:
+                self.kill()
+                self.replace(f"silent for {silent:.0f} s")
+        return self.state()["phase"]
+
+    def describe(self) -> str:
+        """One line about where it stands."""
+        state = self.state()
+        words = f"{self.job['mode']['name']}: {state['phase']}"
+        if "step_ms" in state:
+            words += f", {state['step_ms']} ms a step"
+        if "steps" in state:
+            words += f", step {state['step']:,} of {state['steps']:,}"
+        return words
 
 
-def test_command(out: Path, select: str | None) -> list:
-    """pytest without plugins and without the project's options for them: in parallel
-    where that is installed.
+def code(out: Path) -> Path:
+    """The folder of the programs that the trainer runs: a copy, since the next call
+    may write over the files of this one.
     """
-    parallel = (
-        ["-p", "xdist", "-n", "8"]
-        if find_spec("xdist") and (os.cpu_count() or 1) >= 8
-        else []
-    )
-    return [
-        "-m",
-        "pytest",
-        TESTS / "test_kernels.py",
-        "-v",
-        "-o",
-        "addopts=",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={out / 'tests.xml'}",
-        "--durations=10",
-        *parallel,
-        *(["-k", select] if select else []),
-    ]
+    target = out / "code" / "book" / "experiments"
+    if not target.exists():
+        skip = shutil.ignore_patterns("__pycache__", "weights")
+        shutil.copytree(ROOT / "tilelli_nb", out / "code" / "tilelli_nb", ignore=skip)
+        shutil.copytree(HERE.parent, target, ignore=skip)
+    return target
 
 
-def throughput(args: argparse.Namespace, config: str, seconds: float) -> dict:
-    """gpu_throughput.py on one configuration; if it measures nothing with the kernel,
-    once more without.
-    """
-    name, out = load_config(config).name, args.out / "check"
-    options = {
-        "--config": config,
-        "--out": out,
-        "--seconds": args.seconds,
-        "--batch": args.batch,
-        "--device": args.device,
-    }
-    command = [
-        HERE.with_name("gpu_throughput.py"),
-        *(
-            part
-            for option, value in options.items()
-            if value is not None
-            for part in (option, value)
-        ),
-        "--micro",
-        *args.micro,
-    ]
-    measured, end = out / f"throughput-{name}.json", time.monotonic() + seconds
-    measured.unlink(missing_ok=True)
-    for attention, share in (
-        (os.environ.get("TILELLI_ATTENTION", ""), 0.8),
-        ("reference", 1),
-    ):
-        done = child(
-            command,
-            out / f"throughput-{name}.log",
-            share * (end - time.monotonic()),
-            TILELLI_ATTENTION=attention,
+# The three calls
+
+
+def start(args: argparse.Namespace) -> None:
+    """Call A."""
+    plan, job = Plan(args.out), make_job(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if (args.out / "job.json").is_file():
+        raise ConfigError(
+            f"{args.out.name} holds a plan already",
+            "go on with `go` or `finish`, or choose another --out",
         )
-        done["attention"] = attention or "auto"
-        if measured.is_file():  # else it failed before it measured anything
-            return done | json.loads(measured.read_text())
-    return done
+    plan.begin(job)
+    while plan.look() not in ("ready", "training", "finished") and left(args) > 3:
+        time.sleep(0.2)
+    print(plan.describe(), json.dumps(plan.state()))
 
 
-def child(command: list, log: Path, seconds: float, **environment: str) -> dict:
+def make_job(args: argparse.Namespace) -> dict:
+    """All that the trainer must know. Raises ConfigError, DataError."""
+    if not args.shards.exists():
+        raise DataError(
+            f"there is no {args.shards.name}",
+            "make it with `pack FOLDER` and carry it along",
+        )
+    config = load_config(args.config)
+    changes = {
+        "seed": args.seed,
+        "log_every": args.log_every,
+        "eval_every": args.eval_every,
+        "micro_batch": args.micro_batch or config.train.batch,
+        "checkpoint_every": 10**9,  # by the clock alone
+        "checkpoint_minutes": args.checkpoint_seconds / 60,
+    }
+    config = config.with_train(**changes)
+    return {
+        "config": config.to_dict(),
+        "run": f"{config.name}-seed{args.seed}",
+        "shards": str(args.shards.resolve()),
+        "device": args.device,
+        "commit": args.commit,
+        "modes": args.modes,
+        "margin": args.margin,
+        "patience": args.patience,
+        "timing_s": args.timing_seconds,
+        "compiler": args.compiler,
+        "known": {},
+        "attempts": [],
+        "accidents": 0,
+        "failures": 0,
+    }
+
+
+def go(args: argparse.Namespace) -> None:
+    """Call B."""
+    plan, shown = Plan(args.out), 0.0
+    if not (args.out / "go.json").is_file():  # given again, the first word counts
+        deadline = time.time() + args.left - args.reserve
+        write_json(args.out / "go.json", {"deadline": deadline})
+    while plan.look() != "finished" and left(args) > args.insure:
+        if time.monotonic() - shown > args.every:
+            print(plan.describe(), flush=True)
+            shown = time.monotonic()
+        time.sleep(0.2)
+    bring_home(plan, args.back)
+
+
+def finish(args: argparse.Namespace) -> None:
+    """Call C."""
+    plan = Plan(args.out)
+    while plan.look() != "finished" and left(args) > 12:
+        time.sleep(0.1)
+    bring_home(plan, args.back)
+    if plan.is_finished() and not args.no_profile:
+        measure(plan, args)
+
+
+def bring_home(plan: Plan, back: Path) -> None:
+    """What there is, in at most eight files: weights in two parts and their listing,
+    the record, metrics, samples, how it went, and the end of the log.
+    """
+    back.mkdir(parents=True, exist_ok=True)
+    run = plan.run
+    if (run / "run.json").is_file():
+        record = records.load_record(run)
+        record["git"] = record["git"] or plan.job["commit"]
+        write_atomic(back / "run.json", records.dumps(record))
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, back / name)
+    log = (plan.out / "train.log").read_bytes()[-200_000:]
+    write_atomic(back / "train.log", log)
+    write_json(back / "plan.json", summary(plan))
+    if any(run.glob("*.safetensors")) or any(run.glob("checkpoints/*.safetensors")):
+        import gpu_carry  # imports torch
+
+        print(gpu_carry.weights(run, back, part_mib=15))
+    print(plan.describe(), flush=True)
+
+
+def summary(plan: Plan) -> dict:
+    """How it went: what was tried, what the smoke test saw, and how fast it is when
+    nothing else is done.
+    """
+    job = plan.job
+    facts = {"state": plan.state(), "attempts": job["attempts"]}
+    facts["deadline"] = None
+    if (plan.out / "go.json").is_file():
+        facts |= json.loads((plan.out / "go.json").read_text())
+    run = plan.run
+    if (run / "run.json").is_file() and (speed := steady_rate(run)):
+        record = records.load_record(run)
+        model = Config.from_dict(record["config"]).model
+        facts["steady_bytes_per_s"] = round(speed, 1)
+        facts["steady_mfu"] = mfu(speed, model, record["gpu_name"])
+    return facts
+
+
+def steady_rate(run: Path) -> float | None:
+    """Bytes/s between two lines of the metrics that no evaluation lies between: the
+    median. The record's own rate has compiling and waiting in it.
+    """
+    lines = records.load_metrics(run)
+    rates = [
+        (b["bytes_seen"] - a["bytes_seen"]) / (b["wall_s"] - a["wall_s"])
+        for a, b in zip(lines[1:], lines[2:], strict=False)
+        if "val_bpb" not in b and b["wall_s"] > a["wall_s"]
+    ]
+    return statistics.median(rates) if rates else None
+
+
+def measure(plan: Plan, args: argparse.Namespace) -> None:
+    """A profile of some steps, then the kernel's benchmark, each for as long as there
+    is time. They may fail: what matters is at home already.
+    """
+    job, out = plan.job, plan.out / "measured"
+    out.mkdir(exist_ok=True)
+    write_json(out / "config.yaml", job["config"])  # JSON is YAML, too
+    micro = str(job["config"]["train"]["micro_batch"])
+    commands = {
+        "profile": [
+            HERE.with_name("gpu_throughput.py"),
+            *("--config", out / "config.yaml"),
+            *("--out", out, "--seconds", "2", "--micro", micro),
+            *(("--device", job["device"]) if job["device"] else ()),
+        ],
+        "kernel": [
+            ROOT / "tests" / "benchmarks" / "attention_speed.py",
+            *("--quick", "--out", out / "kernel"),
+        ],
+    }
+    found = json.loads((args.back / "plan.json").read_text())
+    for name, command in commands.items():
+        if left(args) > 8:
+            found[f"{name}_exit"] = child(
+                command, out / f"{name}.log", left(args) - 4, job["mode"]["environment"]
+            )
+        for result in [*out.glob("throughput-*.json"), out / "kernel" / "results.json"]:
+            if result.is_file():
+                found[result.stem] = json.loads(result.read_text())
+        write_json(args.back / "plan.json", found)
+
+
+def child(command: list, log: Path, seconds: float, environment: dict) -> int | None:
     """Python with these arguments, its output in a file; it and all it started are
-    killed when the time is up.
+    killed when the time is up. Returns its exit status, None if there was none.
     """
-    start, paths = (
-        time.perf_counter(),
-        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])],
-    )
-    environment = (
-        os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        | environment
-    )
+    environment = os.environ | environment | {"PYTHONPATH": str(ROOT)}
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [sys.executable, *map(str, command)],
@@ -189,234 +401,31 @@ def child(command: list, log: Path, seconds: float, **environment: str) -> dict:
             process_group=0,
         )
         try:
-            code = process.wait(max(1, seconds))
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            code = None
+            return None
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return {"exit": code, "seconds": round(time.perf_counter() - start, 1)}
-
-
-# pretrain, several
-
-
-def watch(args: argparse.Namespace) -> None:
-    """Until all runs are finished or the time is up; a trainer that is not there is
-    started.
-    """
-    job, saved, fruitless, shown = make_job(args), None, 0, time.monotonic()
-    while True:
-        if is_running(args.out):
-            running = json.loads((args.out / "job.json").read_text())["runs"]
-            if running != job["runs"]:
-                raise TrainingError(
-                    f"another training is at work in {args.out.name}, or the same with other options: "
-                    + ", ".join(running),
-                    "watch it as it was started, or choose another --out",
-                )
-        elif all(is_finished(args.out / name) for name in job["runs"]):
-            break
-        else:
-            before, saved = (
-                saved,
-                sorted(
-                    path.name for path in args.out.glob("*/checkpoints/*.safetensors")
-                ),
-            )
-            fruitless = fruitless + 1 if saved == before else 0
-            if fruitless == 2:
-                last = " ".join(
-                    (args.out / "train.log")
-                    .read_text(errors="replace")
-                    .strip()
-                    .splitlines()[-2:]
-                )
-                raise TrainingError(
-                    f"the training ended twice without a new checkpoint. Its last words: {last}",
-                    "see train.log, mend it, and give the same command again",
-                )
-            print(
-                f"{'resuming' if saved else 'starting'}: {describe(args.out, job)}",
-                flush=True,
-            )
-            start_trainer(args.out, job)
-        if seconds_left(args) < 2:
-            print(
-                f"time is up, the training goes on: {describe(args.out, job)}; the same command watches again"
-            )
-            return
-        if time.monotonic() - shown > args.every:
-            print(describe(args.out, job), flush=True)
-            shown = time.monotonic()
-        time.sleep(0.3)
-    for name in job["runs"]:
-        record = load_record(args.out / name)
-        print(
-            f"{name}: finished, {record['steps']:,} steps, {record['val_bpb']:.4f} bits per byte held out"
-        )
-
-
-def make_job(args: argparse.Namespace) -> dict:
-    """All that the trainer must know. Raises ConfigError, DataError."""
-    if not (args.shards / "manifest.json").is_file():
-        raise DataError(
-            f"{args.shards.name} is no folder of shards",
-            "unpack one with `unpack FILE`, or make one with `tilelli data NAME --out FOLDER`",
-        )
-    changes = {
-        key: getattr(args, key)
-        for key in ("steps", "batch", "micro_batch")
-        if getattr(args, key) is not None
-    }
-    runs = {}
-    for item in args.runs:
-        name, _, seed = item.rpartition(":")
-        if not (name and seed.isdigit()):
-            raise ConfigError(
-                f"{item!r} is not a run", "write CONFIG:SEED, for example lite_10m:0"
-            )
-        config = load_config(name).with_train(seed=int(seed), **changes)
-        runs[f"{config.name}-seed{seed}"] = config.to_dict()
-    return {
-        "runs": runs,
-        "shards": str(args.shards.resolve()),
-        "checkpoint_seconds": args.checkpoint_seconds,
-        "minutes": args.minutes,
-        "device": args.device,
-        "commit": args.commit,
-    }
-
-
-def start_trainer(out: Path, job: dict) -> None:
-    """Starts it in a session of its own. It inherits a lock, which the system lets go
-    when the process ends.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        open(out / "lock", "a") as lock,
-        open(out / "train.log", "ab") as log,
-        suppress(BlockingIOError),
-    ):
-        # BlockingIOError: another command was quicker
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_json(out / "job.json", job)
-        subprocess.Popen(
-            [sys.executable, HERE, "--out", out, "trainer"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=[lock.fileno()],
-        )
-
-
-def is_running(out: Path) -> bool:
-    """Whether a process holds the lock: there is no number to mistake and nothing to
-    clean up after a kill.
-    """
-    if not (out / "lock").is_file():
-        return False
-    with open(out / "lock", "a") as lock, suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    return True
-
-
-def is_finished(run: Path) -> bool:
-    return (run / "run.json").is_file() and load_record(run)["finished"] is not None
-
-
-def describe(out: Path, job: dict) -> str:
-    """One line about the run that is being trained."""
-    name = next(
-        (name for name in job["runs"] if not is_finished(out / name)),
-        list(job["runs"])[-1],
-    )
-    try:
-        steps, last = (
-            load_record(out / name)["config"]["train"]["steps"],
-            load_lines(out / name / "metrics.jsonl")[-1],
-        )
-    except (OSError, ValueError, IndexError, TilelliError):
-        return f"{name}, the first steps"  # or a line that is being written
-    speed = last["bytes_seen"] / last["wall_s"]
-    minutes = (steps - last["step"]) * last["wall_s"] / last["step"] / 60
-    return (
-        f"{name}, step {last['step']:,} of {steps:,}, loss {last['loss']:.3f}, {speed:,.0f} bytes/s, "
-        f"{minutes:.1f} min left"
-    )
-
-
-def trainer(args: argparse.Namespace) -> None:
-    """The process in the background: trains the runs of job.json in turn, and skips
-    what is finished.
-    """
-    write_atomic(args.out / "pid", str(os.getpid()).encode())
-    job = json.loads((args.out / "job.json").read_text())
-    from gpu_throughput import measure
-    from tilelli_nb.data.shards import open_shards
-    from tilelli_nb.language_model import TilelliLM
-    from tilelli_nb.training.distributed import best_device
-    from tilelli_nb.training.loop import train
-
-    shards, device = open_shards(job["shards"]), job["device"] or best_device()
-    for name, values in job["runs"].items():
-        run, config = args.out / name, Config.from_dict(values)
-        if is_finished(run):
-            continue
-        if (run / "run.json").is_file():
-            every = load_record(run)["config"]["train"]["checkpoint_every"]
-        else:  # given in seconds, needed in steps
-            speed, _ = measure(
-                config, shards, min(2, job["checkpoint_seconds"]), device
-            )
-            every = max(
-                1,
-                round(
-                    job["checkpoint_seconds"]
-                    * speed
-                    / (config.train.batch * config.model.context)
-                ),
-            )
-        print(
-            f"{now()} {name} on {device}, a checkpoint every {every} steps", flush=True
-        )
-        record = train(
-            TilelliLM(config.with_train(checkpoint_every=every)),
-            shards,
-            run,
-            resume=True,
-            device=device,
-            minutes=job["minutes"],
-            progress=False,
-        )
-        if record["git"] is None:
-            write_atomic(run / "run.json", dumps(record | {"git": job["commit"]}))
-        print(
-            f"{now()} {name}: {record['steps']:,} steps, {record['val_bpb']} bits per byte",
-            flush=True,
-        )
-        if not record["finished"]:
-            break  # asked to stop
 
 
 def carry(args: argparse.Namespace) -> None:
+    """pack, join."""
     import gpu_carry
 
-    given = (args.part_mib,) if args.command == "weights" else ()
-    print(getattr(gpu_carry, args.command)(args.source, args.out, *given))
+    print(getattr(gpu_carry, args.command)(args.source, args.out))
 
 
 def write_json(path: Path, values: object) -> None:
     write_atomic(path, json.dumps(values, indent=2).encode() + b"\n")
 
 
-# the command line
+# The command line
 
 
-def seconds_left(args: argparse.Namespace) -> float:
+def left(args: argparse.Namespace) -> float:
+    """Seconds until this command has to be over."""
     return args.limit - (time.monotonic() - START)
 
 
@@ -425,92 +434,53 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--limit",
-        type=float,
-        default=540,
-        help="seconds within which this command ends",
-    )
-    parser.add_argument("--device", help="cpu or cuda; the best one here unless given")
-    parser.add_argument(
-        "--commit", help="of the code, for the records, where there is no git to ask"
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("trainer").set_defaults(run=trainer, limit=1e9)
+    parser.add_argument("--limit", type=float, help="seconds of this call")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    p = commands.add_parser("check")
-    p.set_defaults(run=check)
-    p.add_argument("--configs", nargs="+", default=["lite_10m", "vanilla_10m"])
-    p.add_argument(
-        "--micro",
-        type=int,
-        nargs="+",
-        default=[16, 32, 64, 128],
-        help="micro-batches to try",
-    )
-    p.add_argument("--batch", type=int, help="sequences per step")
-    p.add_argument("--seconds", type=float, default=5, help="for each micro-batch")
-    p.add_argument("--select", help="kernel tests whose names match, as pytest's -k")
-    p.add_argument(
-        "--quick", action="store_true", help="the kernel benchmark at small size"
-    )
+    p = commands.add_parser("start")
+    p.set_defaults(run=start)
+    p.add_argument("--shards", type=Path, required=True, help="from `pack`")
+    p.add_argument("--config", default="lite_10m")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", help="cpu or cuda; the best one here unless given")
+    p.add_argument("--commit", help="of the code, where there is no git to ask")
+    p.add_argument("--micro-batch", type=int, help="the whole batch unless given")
+    p.add_argument("--log-every", type=int, default=50)
+    p.add_argument("--eval-every", type=int, default=2500)
+    p.add_argument("--checkpoint-seconds", type=float, default=30)
+    p.add_argument("--timing-seconds", type=float, default=3)
+    p.add_argument("--margin", type=float, default=40, help="for all but steps, in s")
+    p.add_argument("--patience", type=float, default=90, help="with a silent trainer")
+    p.add_argument("--modes", type=int, nargs="+", default=[*range(len(MODES))])
+    p.add_argument("--compiler", help="instead of Inductor, for a rehearsal")
 
-    for name in ("pretrain", "several"):
-        p = commands.add_parser(name)
-        p.set_defaults(run=watch)
-        if name == "several":
-            p.add_argument("runs", nargs="+", metavar="CONFIG:SEED")
-        else:
-            p.add_argument("--config", default="lite_10m")
-            p.add_argument("--seed", type=int, default=0)
-        p.add_argument("--shards", type=Path, required=True, help="a folder of shards")
-        p.add_argument(
-            "--steps",
-            type=int,
-            help="length of the schedule; the configuration's unless given",
-        )
-        p.add_argument(
-            "--minutes", type=float, help="or time some steps and fix it: for each run"
-        )
-        p.add_argument(
-            "--batch",
-            type=int,
-            help="sequences per step; the configuration's unless given",
-        )
-        p.add_argument(
-            "--micro-batch",
-            type=int,
-            help="sequences at once; the configuration's unless given",
-        )
-        p.add_argument("--checkpoint-seconds", type=float, default=60)
-        p.add_argument(
-            "--every",
-            type=float,
-            default=30,
-            help="seconds between two lines of progress",
-        )
+    p = commands.add_parser("go")
+    p.set_defaults(run=go)
+    p.add_argument("--left", type=float, required=True, help="device seconds left")
+    p.add_argument("--reserve", type=float, default=FINISH, help="of them for `finish`")
+    p.add_argument("--back", type=Path, required=True, help="what comes back")
+    p.add_argument("--insure", type=float, default=INSURE)
+    p.add_argument("--every", type=float, default=30, help="seconds between lines")
+
+    p = commands.add_parser("finish")
+    p.set_defaults(run=finish)
+    p.add_argument("--back", type=Path, required=True)
+    p.add_argument("--no-profile", action="store_true")
 
     for name, what in (
-        ("weights", "the folder of a run"),
-        ("join", "the .json that `weights` wrote"),
         ("pack", "a folder of shards"),
-        ("unpack", "the .tar.xz that `pack` wrote"),
+        ("join", "the .json beside the parts of the weights"),
     ):
         p = commands.add_parser(name)
-        p.set_defaults(run=carry, command=name)
+        p.set_defaults(run=carry)
         p.add_argument("source", type=Path, help=what)
-        if name == "weights":
-            p.add_argument("--part-mib", type=float, default=15)
     args = parser.parse_args()
-    if args.run is watch and "runs" not in args:
-        args.runs = [f"{args.config}:{args.seed}"]
+    args.limit = args.limit or LIMITS.get(args.command, 3600)
     return args
 
 
 def time_is_up(*_) -> None:
-    raise TrainingError(
-        "not done within --limit seconds", "give it more time, or less to do"
-    )
+    raise TrainingError("not done within --limit seconds", "give it more time")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import yaml
 
 import stamps
 from pairs import ROOT, notebook_of, notebooks, read_notebook, text_form, twin_of, twins
+from widths import width_problems
 
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 MAX_BYTES = 500_000
@@ -194,4 +195,11 @@ def book_problems(root: Path = ROOT) -> list[str]:
     return problems
 
 
-CHECKS = (pair_problems, run_problems, alt_problems, size_problems, path_problems)
+CHECKS = (
+    pair_problems,
+    run_problems,
+    alt_problems,
+    size_problems,
+    path_problems,
+    width_problems,
+)

@@ -207,6 +207,35 @@ def test_a_notebook_that_is_too_big_or_not_listed_is_found(book):
     ]
 
 
+def printed(text):
+    return new_output("stream", name="stdout", text=text)
+
+
+def shown(text, kind="text/markdown"):
+    return new_output("display_data", data={kind: text, "text/plain": "y" * 99})
+
+
+@pytest.mark.parametrize(
+    "source, output, tags, said",
+    [
+        ("x" * 79, printed("y" * 79), [], None),
+        ("x" * 80, printed("y"), [], "80 columns of code, more than 79"),
+        ("1", printed("y\n" + "y" * 80), [], "80 columns of output, more than 79"),
+        ("1", printed("y" * 80), ["wrap"], None),
+        ("x" * 80, printed("y" * 80), ["wrap"], "80 columns of code, more than 79"),
+        ("1", printed("\x1b[31m" + "y" * 79 + "\x1b[0m"), [], None),  # red
+        ("1", shown("```python\n" + "z" * 88), [], None),
+        ("1", shown("```python\n" + "z" * 89), [], "89 columns of output"),
+        ("1", shown("<b>1</b>", "text/html"), [], None),
+    ],
+)
+def test_what_is_wider_than_the_column_is_found(book, source, output, tags, said):
+    cell = new_code_cell(source, outputs=[output], metadata={"tags": tags})
+    found = checks.width_problems(book(cell))
+    assert len(found) == bool(said)
+    assert said is None or said in found[0]
+
+
 # --- stamps ---
 
 

@@ -2,6 +2,7 @@
 weights, one byte at a time.
 """
 
+import gc
 import math
 import pickle
 from copy import deepcopy
@@ -509,6 +510,15 @@ def test_copies_and_files_do_not_know_of_it(tmp_path):
         assert copy not in FORMS
         assert copy.generate([5], max_new=20, seed=1) == text
         assert copy.fast_form() is not lm.fast_form()
+
+
+def test_a_model_that_is_gone_takes_its_form_along():
+    lm = small()
+    lm.generate([1], max_new=1)
+    before = len(FORMS)
+    del lm
+    gc.collect()
+    assert len(FORMS) == before - 1
 
 
 def test_weights_that_were_made_in_inference_mode():

@@ -277,6 +277,15 @@ def test_settings_outside_their_range_are_named(settings):
         tiny().generate([1], **settings)
 
 
+@pytest.mark.parametrize("name", ["max_new", "temperature", "top_k", "top_p", "seed"])
+def test_none_is_allowed_where_it_has_a_meaning(name):
+    if name in ("top_k", "top_p", "seed"):
+        assert getattr(Sampling(**{name: None}), name) is None
+    else:
+        with pytest.raises(GenerationError, match=f"{name} = None"):
+            Sampling(**{name: None})
+
+
 # Saving
 
 

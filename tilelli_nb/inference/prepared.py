@@ -171,7 +171,7 @@ class PreparedBlock:
 
 
 class BlockMemory(NamedTuple):
-    """What one block remembers of `rows` texts (B): views of the FastCache's tensors."""
+    """What one block remembers of B texts: views of the tensors of a FastCache."""
 
     keys: Tensor  # (B, H, D_h, context), as the product with q wants them
     values: Tensor  # (B, H, context, D_h)
