@@ -232,10 +232,10 @@ def test_each_name_stands_on_the_list_once():
 
 
 def test_every_place_that_is_shown_exists():
-    known = set()  # each step, and all that it lies in
-    for step in steps(PACKAGE):
+    known = set()
+    for step in steps(PACKAGE):  # a step, and all that it is inside of
         parts = step.split(".")
-        known |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+        known |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
     private = {
         place
         for place in all_shown()

@@ -88,8 +88,7 @@ def train(
             if shows and expected_end:
                 tqdm.write(expected_end)
             # Shards that another program has added since are trained on from here.
-            may_grow = run.is_every(run.settings.checkpoint_every)
-            has_grown = may_grow and run.step < last_step and run.grow()
+            has_grown = run.may_grow(last_step) and run.grow()
             if has_grown or run.is_log_step():
                 bar.set_postfix_str(run.log(has_grown))
             if run.is_sample_step():
@@ -168,6 +167,10 @@ class Run:
         """Whether a sample is due: at 1%, 10% and 100% of the schedule."""
         steps = self.settings.steps
         return self.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps)
+
+    def may_grow(self, last_step: int) -> bool:
+        """Whether to look for training text that was written meanwhile."""
+        return self.is_every(self.settings.checkpoint_every) and self.step < last_step
 
     def is_save_due(self) -> bool:
         """Whether a checkpoint is due, by steps or by the clock."""
