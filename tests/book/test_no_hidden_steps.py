@@ -18,6 +18,16 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 # chapter shows it, it leaves the list.
 NOT_SHOWN = {
     "chapter 14 will show it": ["model.vanilla"],
+    "for a GPU alone: chapter 3's convolution as a kernel like chapter 5's": [
+        "model.attention.load_kernels",
+        "model.kernel_conv",
+    ],
+    "a line or two each, inside the sort that chapter 5 shows": [
+        "model.kernel_sort.count_from",
+        "model.kernel_sort.float_of",
+        "model.kernel_sort.halves",
+        "model.kernel_sort.smallest",
+    ],
     "plumbing: what a run record notes, and where the records lie": [
         "storage.records.dumps",
         "storage.records.git_commit",

@@ -102,7 +102,7 @@ def trace(model, ids: Sequence[int], sampling: Sampling) -> Iterator[Traced]:
     `model` is a prepared one: its state holds what the routers chose.
     """
     generator = sampling.generator(0)
-    state, logits = prefill_prompt(model, ids, rows=1)
+    state, logits = prefill_prompt(model, ids, rows=1)  # logits (1, 256)
     for _ in range(sampling.max_new):
         byte = sample_next(logits[0], sampling, generator)
         if byte in sampling.stop:
