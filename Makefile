@@ -6,6 +6,7 @@ PORT ?= 8000
 WORKERS ?= 2
 ARGS ?= --config nano --corpus stories --minutes 4
 GIGABYTES ?= 2
+TESTS ?= tests --ignore=tests/book
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -21,10 +22,11 @@ endif
 endif
 READY ?= $(VENV)/.ready
 
-PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/*.py book/_static/*.* _config.yml _toc.yml)
+PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test lab sync run student train pretrain pod check lint oldest clean help given
+.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest \
+        clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
 	@echo "The book: _build/html/index.html"
@@ -46,12 +48,23 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	@failed=0; \
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
-	phase 1-package tests --ignore=tests/test_site.py -n $(WORKERS) --dist loadscope; \
+	phase 1-package tests --ignore=tests/book/test_site.py -n $(WORKERS) --dist loadscope; \
 	phase 2-notebooks --nbval-lax notebooks; \
-	phase 3-site tests/test_site.py -n $(WORKERS) --dist loadgroup; \
+	phase 3-site tests/book/test_site.py -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \
 	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \
 	exit $$failed
+
+test-package: $(READY) ## the tests of the package alone (TESTS=tests/data for one folder or file)
+	@$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadscope
+
+test-chapter: $(READY) ## one chapter: its cells, its exercises, what a page needs (N=07)
+	@ls notebooks/$(N)_*.ipynb >/dev/null 2>&1 || { echo "Which chapter? For example: make test-chapter N=07" >&2; exit 1; }
+	@$(BIN)/python -m pytest --nbval-lax notebooks/$(N)_*.ipynb
+	@$(BIN)/python -m pytest tests/book/test_book.py tests/book/test_exercises.py -k $(N)_
+
+test-site: $(READY) ## build the site and look at every page in Chromium
+	@$(BIN)/python -m pytest tests/book/test_site.py -n $(WORKERS) --dist loadgroup
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@echo "Starting JupyterLab: a few seconds. Stop it with Ctrl-C."
@@ -60,9 +73,9 @@ lab: $(READY) ## open the notebooks in JupyterLab
 sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for one)
 	@$(BIN)/python book/tools/build.py sync $(NAMES)
 
-run: $(READY) ## execute the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
+execute: $(READY) ## run the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
 	@echo "Executing stale notebooks: about half a minute each."
-	@$(BIN)/python book/tools/build.py run $(NAMES) $(if $(FORCE),--force)
+	@$(BIN)/python book/tools/build.py execute $(NAMES) $(if $(FORCE),--force)
 
 student: $(READY) ## write copies of the notebooks without the solutions into student/
 	@$(BIN)/python book/tools/build.py student
@@ -87,8 +100,9 @@ pod: ## on a rented machine: an environment that keeps its PyTorch, and JupyterL
 check: ## say OK or MISSING for everything the book needs
 	@"$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PY))" book/tools/check_environment.py
 
-lint: $(READY) ## check the style of the code
+lint: $(READY) ## check the style of the code and its format
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check book tests tilelli_nb
 
 # GPU machines often have the oldest PyTorch that pyproject.toml allows. Its Triton's interpreter breaks with NumPy 2.4.
 OLDEST ?= .venv-oldest
@@ -109,7 +123,7 @@ clean: ## remove what was built; the environment and trained runs stay
 
 help: ## this list
 	@echo "make TARGET, on a fresh clone too:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo "VENV=path uses an environment of your own; PY=python3.12 names the Python to make one with."
 
 given:

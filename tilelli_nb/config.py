@@ -14,31 +14,31 @@ from .errors import ConfigError
 
 FOLDER = Path(__file__).parent / "configs"
 
-
+# The words that a key of text may have.
 BLOCKS = ("routed", "vanilla")
-
-
 OPTIMIZERS = ("adamw", "muon")
-
-
 PRECISIONS = ("auto", "fp32", "bf16")
-
-
 SCHEDULES = ("cosine", "wsd")
+
+
+def require(condition: bool, problem: str, fix: str) -> None:
+    """Raises ConfigError unless the condition holds."""
+    if not condition:
+        raise ConfigError(problem, fix)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a model. Every field has its comment in configs/*.yaml."""
 
-    d_model: int = 384
-    n_blocks: int = 6
-    n_heads: int = 8
-    keep: int = 16
-    conv_width: int = 5
-    ffn_expand: int = 4
-    context: int = 256
-    block: str = "routed"
+    d_model: int = 384  # width of the residual stream
+    n_blocks: int = 6  # one after the other
+    n_heads: int = 8  # each d_model / n_heads wide
+    keep: int = 16  # keys that each query keeps
+    conv_width: int = 5  # bytes, the present one included
+    ffn_expand: int = 4  # hidden width, in units of d_model
+    context: int = 256  # bytes that the model sees at once
+    block: str = "routed"  # one of BLOCKS
 
     def __post_init__(self) -> None:
         require(
@@ -47,11 +47,10 @@ class ModelConfig:
             f"use one of {', '.join(BLOCKS)}",
         )
         for name, value in asdict(self).items():
-            require(
-                name == "block" or value >= 1,
-                f"model.{name} = {value}",
-                "every size is at least 1",
-            )
+            if name != "block":
+                require(
+                    value >= 1, f"model.{name} = {value}", "every size is at least 1"
+                )
         require(
             self.d_model % self.n_heads == 0,
             f"d_model = {self.d_model} does not divide into {self.n_heads} heads",
@@ -68,75 +67,57 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained. Every field has its comment in configs/*.yaml."""
 
-    steps: int = 50_000
-    batch: int = 128
-    micro_batch: int = 16
-    optimizer: str = "adamw"
-    precision: str = "auto"
-    lr: float = 3e-4
-    muon_lr: float = 0.02
-    schedule: str = "cosine"
-    decay_ratio: float = 0.2
-    min_lr_ratio: float = 0.1
-    warmup_ratio: float = 0.02
-    weight_decay: float = 0.01
+    steps: int = 50_000  # length of the schedule
+    batch: int = 128  # sequences per step
+    micro_batch: int = 16  # sequences at once
+    optimizer: str = "adamw"  # one of OPTIMIZERS
+    precision: str = "auto"  # one of PRECISIONS
+    lr: float = 3e-4  # peak learning rate
+    muon_lr: float = 0.02  # peak for Muon's matrices
+    schedule: str = "cosine"  # one of SCHEDULES
+    decay_ratio: float = 0.2  # wsd: share of the steps in which the rate falls
+    min_lr_ratio: float = 0.1  # the cosine ends at this share of the peak
+    warmup_ratio: float = 0.02  # share of the steps that warm up
+    weight_decay: float = 0.01  # on the matrices alone
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
-    clip: float = 1.0
-    balance_weight: float = 0.01
-    seed: int = 0
-    log_every: int = 10
-    eval_every: int = 500
-    eval_bytes: int = 65_536
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
+    clip: float = 1.0  # largest gradient norm
+    balance_weight: float = 0.01  # of the router's balance loss
+    seed: int = 0  # of the weights and of the batches
+    log_every: int = 10  # steps
+    eval_every: int = 500  # steps
+    eval_bytes: int = 65_536  # held-out bytes of an evaluation
+    checkpoint_every: int = 500  # steps
+    checkpoint_minutes: float = 10.0  # and by the clock
+    keep_checkpoints: int = 2  # how many of them stay
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch",
-            "micro_batch",
-            "log_every",
-            "eval_every",
-            "eval_bytes",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            require(
-                getattr(self, name) >= 1,
-                f"train.{name} = {getattr(self, name)}",
-                "set it to 1 or more",
-            )
-        for name, words in (
-            ("optimizer", OPTIMIZERS),
-            ("precision", PRECISIONS),
-            ("schedule", SCHEDULES),
-        ):
-            require(
-                getattr(self, name) in words,
-                f"train.{name} = {getattr(self, name)!r}",
-                f"use one of {', '.join(words)}",
-            )
-        for name in ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes"):
-            require(
-                getattr(self, name) > 0,
-                f"train.{name} = {getattr(self, name)}",
-                "set it above 0",
-            )
-        for name in ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2"):
-            require(
-                0 <= getattr(self, name) <= 1,
-                f"train.{name} = {getattr(self, name)}",
-                "set it between 0 and 1",
-            )
-        for name in ("weight_decay", "balance_weight", "seed"):
-            require(
-                getattr(self, name) >= 0,
-                f"train.{name} = {getattr(self, name)}",
-                "set it to 0 or more",
-            )
+        words = {
+            "optimizer": OPTIMIZERS,
+            "precision": PRECISIONS,
+            "schedule": SCHEDULES,
+        }
+        above_zero = ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes")
+        zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2")
+        zero_or_more = ("weight_decay", "balance_weight", "seed")
+        for name, value in asdict(self).items():
+            if name in words:
+                is_right = value in words[name]
+                fix = f"use one of {', '.join(words[name])}"
+            elif name in above_zero:
+                is_right = value > 0
+                fix = "set it above 0"
+            elif name in zero_to_one:
+                is_right = 0 <= value <= 1
+                fix = "set it between 0 and 1"
+            elif name in zero_or_more:
+                is_right = value >= 0
+                fix = "set it to 0 or more"
+            else:  # steps, sizes and counts
+                is_right = value >= 1
+                fix = "set it to 1 or more"
+            require(is_right, f"train.{name} = {value!r}", fix)
 
 
 @dataclass(frozen=True)
@@ -151,15 +132,13 @@ class Config:
         """The same configuration with some training values changed; the values are
         checked as in a file.
         """
-        return replace(
-            self, train=replace(self.train, **checked(changes, TrainConfig, "train"))
-        )
+        values = typed_values(changes, TrainConfig, "train")
+        return replace(self, train=replace(self.train, **values))
 
     def with_model(self, **changes: Any) -> "Config":
         """The same configuration with some of the model's sizes changed."""
-        return replace(
-            self, model=replace(self.model, **checked(changes, ModelConfig, "model"))
-        )
+        values = typed_values(changes, ModelConfig, "model")
+        return replace(self, model=replace(self.model, **values))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, as in the YAML file."""
@@ -167,89 +146,88 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of to_dict. Raises ConfigError."""
-        sections = {"name": str, "model": dict, "train": dict}
+        """The inverse of to_dict; what is not given has its default. Raises
+        ConfigError.
+        """
+        kinds = {"name": str, "model": dict, "train": dict}
         for key, value in mapping(values, "the configuration").items():
-            nearest(key, sections, "")
+            check_key(key, kinds, "")
             require(
-                value is None or isinstance(value, sections[key]),
-                f"{key} = {value!r} is not a {sections[key].__name__}",
+                # a section that is left empty is None in YAML
+                value is None or isinstance(value, kinds[key]),
+                f"{key} = {value!r} is not a {kinds[key].__name__}",
                 "see configs/nano.yaml for the shape of a configuration",
             )
+        model = typed_values(values.get("model") or {}, ModelConfig, "model")
+        train = typed_values(values.get("train") or {}, TrainConfig, "train")
         return cls(
             name=values.get("name") or "unnamed",
-            model=ModelConfig(
-                **checked(values.get("model") or {}, ModelConfig, "model")
-            ),
-            train=TrainConfig(
-                **checked(values.get("train") or {}, TrainConfig, "train")
-            ),
+            model=ModelConfig(**model),
+            train=TrainConfig(**train),
         )
 
 
 def load_config(name_or_path: str | Path) -> Config:
-    """A configuration of the package ("nano", "lite_10m", "vanilla_10m") or a YAML
-    file. Raises ConfigError.
+    """Reads a configuration of the package ("nano", "lite_10m", "vanilla_10m") or a
+    YAML file. Raises ConfigError.
     """
+    name = str(name_or_path)
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    path = (
-        FOLDER / f"{name_or_path}.yaml"
-        if str(name_or_path) in known
-        else Path(name_or_path)
-    )
+    path = FOLDER / f"{name}.yaml" if name in known else Path(name_or_path)
     if not path.is_file():
-        guess = difflib.get_close_matches(str(name_or_path), known, n=1)
+        guess = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
         raise ConfigError(
-            f"there is no configuration {str(name_or_path)!r}",
-            (f"did you mean {guess[0]!r}? " if guess else "")
-            + f"use one of {', '.join(known)} or a .yaml file",
+            f"there is no configuration {name!r}",
+            f"{hint}use one of {', '.join(known)} or a .yaml file",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{path.name} is not YAML{f', line {place.line + 1}' if place else ''}",
+            f"{path.name} is not YAML{where}",
             "write one `key: value` a line, indented by two spaces",
         ) from None
-    values = mapping(values or {}, path.name)
+    values = mapping(values or {}, path.name)  # an empty file is all defaults
     return Config.from_dict({"name": path.stem, **values})
 
 
-def checked(values: dict[str, Any], cls: type, section: str) -> dict[str, Any]:
+def typed_values(values: dict[str, Any], cls: type, section: str) -> dict[str, Any]:
     """The values with the types of the dataclass: ints stay ints, floats also take ints
-    and text such as 3e-4.
+    and text such as 3e-4. Raises ConfigError.
     """
-    types = {f.name: f.type for f in fields(cls)}
-    out = {}
+    types = {each.name: each.type for each in fields(cls)}
+    typed = {}
     for key, value in mapping(values, section).items():
-        nearest(key, types, f"{section}.")
-        if (
-            types[key] is float
-            and isinstance(value, (int, str))
-            and not isinstance(value, bool)
-        ):
+        check_key(key, types, f"{section}.")
+        wanted = types[key]
+        # to Python, True is an int
+        is_number = isinstance(value, (int, str)) and not isinstance(value, bool)
+        if wanted is float and is_number:
             with suppress(ValueError):
                 value = float(value)  # YAML 1.1 reads 3e-4 as text
+        article = "an" if wanted is int else "a"
         require(
-            type(value) is types[key],
+            type(value) is wanted,
             f"{section}.{key} = {value!r} is a {type(value).__name__}",
-            f"give a{'n' if types[key] is int else ''} {types[key].__name__}",
+            f"give {article} {wanted.__name__}",
         )
-        out[key] = value
-    return out
+        typed[key] = value
+    return typed
 
 
-def nearest(key: str, known: Any, prefix: str) -> None:
+def check_key(key: str, known: dict[str, Any], prefix: str) -> None:
     """Raises ConfigError for a key that is not known, with the nearest that is."""
-    guess = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
-    require(
-        key in known,
-        f"unknown configuration key {prefix}{key}",
-        f"did you mean {prefix}{guess[0]}?"
-        if guess
-        else f"the keys here are {', '.join(known)}",
-    )
+    if key in known:
+        return
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    if near:
+        fix = f"did you mean {prefix}{near[0]}?"
+    else:
+        fix = f"the keys here are {', '.join(known)}"
+    raise ConfigError(f"unknown configuration key {prefix}{key}", fix)
 
 
 def mapping(values: Any, where: str) -> dict[str, Any]:
@@ -260,9 +238,3 @@ def mapping(values: Any, where: str) -> dict[str, Any]:
         "write `key: value` lines",
     )
     return values
-
-
-def require(condition: bool, problem: str, fix: str) -> None:
-    """Raises ConfigError unless the condition holds."""
-    if not condition:
-        raise ConfigError(problem, fix)

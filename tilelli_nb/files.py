@@ -1,5 +1,9 @@
-"""Run records: what was run, on what, with which code, and what came out. Every number
-in the book points at one.
+"""Files that a crash cannot spoil: whole ones that are old or new, never half, and
+.jsonl files that grow by a line at a time.
+
+A line of a .jsonl file ends at the byte \\n and nowhere else. Text has other characters
+that some functions take for the end of a line, U+2028 among them, and a model that
+writes bytes will write those too: so lines are read and counted as bytes.
 """
 
 import json
@@ -12,7 +16,7 @@ from .errors import DataError
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a temporary file beside `path`, flushes it to disk and renames it: `path`
-    is old or new, never half.
+    is old or new, never half. Raises DataError where it cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -20,30 +24,35 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
+            # into the file, and from the system's memory onto the disk
             file.flush()
             os.fsync(file.fileno())
+        # the one step that others can see, and it happens at once
         os.replace(temporary, path)
     except OSError as error:
         if temporary.is_file():
             temporary.unlink()
         raise DataError(
             f"cannot write {path.name} ({len(data):,} bytes): {error.strerror}",
-            "free some room or choose another folder; what was there before is untouched",
+            "free some room or choose another folder; what was there is untouched",
         ) from None
 
 
 def load_lines(path: str | Path) -> list[dict[str, Any]]:
-    """A .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries."""
-    return [
-        json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()
-    ]
+    """Reads a .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries."""
+    lines = []
+    with open(path, "rb") as file:  # as bytes, a file is cut at \n alone
+        for line in file:
+            lines.append(json.loads(line))
+    return lines
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds one line to a .jsonl file."""
+    """Adds one line to a .jsonl file. Raises DataError where it cannot be written."""
+    data = json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with open(path, "ab") as file:
+            file.write(data)
     except OSError as error:
         raise DataError(
             f"cannot write {path.name}: {error.strerror}",
@@ -55,11 +64,15 @@ def keep_lines(path: Path, last_step: int) -> None:
     """Drops the lines of a .jsonl file after a step, and a last one that is only half
     written; makes a missing file.
     """
+    data = path.read_bytes() if path.is_file() else b""
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+    for line in data.split(b"\n"):
+        if not line:
+            continue  # what follows the last \n
         try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line)
+            step = json.loads(line)["step"]
         except ValueError:
-            break  # the process was killed while it wrote
+            break  # the process was killed while it wrote this line
+        if step <= last_step:
+            kept.append(line + b"\n")
     write_atomic(path, b"".join(kept))

@@ -1,11 +1,15 @@
-"""The language model: a network that also decodes, scores, and can be saved and loaded."""
+"""The language model: a network that also writes, scores, and can be saved and
+loaded.
+"""
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import pretrained
 from .config import Config
@@ -13,18 +17,37 @@ from .data.tokenizer import ByteTokenizer
 from .errors import CheckpointError
 from .files import write_atomic
 from .inference import decoding, generation_config, packed
-from .inference.prepared import Kept, Prepared
-from .model.attention import TopKAttention
-from .model.conv import CausalConv
-from .model.network import Network, RoutedBlock
-from .model.router import Router
-from .model.ternary import TernaryFFN, TernaryLinear
+from .inference.prepared import Prepared
+from .model.network import Network
+from .model.ternary import TernaryLinear
 from .storage import checkpoint, hub
 
 NOT_TRAINABLE = (
     "a packed model cannot be trained: the latent weights behind its codes are gone",
     "train the model that it was packed from, or begin with --init from that one",
 )
+
+
+class FastForm(NamedTuple):
+    """The prepared form behind a model's own `generate`."""
+
+    made_of: list[Tensor]  # copies of the weights as they were then
+    prepared: Prepared
+
+
+# Beside the models, not in them, so that copies and files do not carry it; a model that
+# is gone takes its form along.
+FORMS: WeakKeyDictionary["TilelliLM", FastForm] = WeakKeyDictionary()
+
+
+def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether the tensors (fp32, on the CPU) hold the same numbers. Takes about as long
+    as writing two bytes.
+    """
+    for weight, other in zip(weights, others, strict=True):
+        if not np.array_equal(weight.numpy(), other.numpy()):
+            return False
+    return True
 
 
 class TilelliLM(Network, decoding.Decoder):
@@ -35,14 +58,15 @@ class TilelliLM(Network, decoding.Decoder):
     def __init__(
         self, config: Config, seed: int | None = None, draw: bool = True
     ) -> None:
-        """Weights are drawn from `seed` (the configuration's unless given) and leave
+        """Draws the weights from `seed` (the configuration's unless given), and leaves
         the global generator alone.
 
         Without `draw` there is only room for them, filled with whatever was there:
         for who is about to call `load_weights`.
         """
         super().__init__(config.model)
-        self.config, self.kept = config, Kept()
+        self.config = config
+        self.built_from = [type(part) for part in self.modules()]  # see is_as_built
         # how it is sampled when nobody says how, such as {"temperature": 0.3}
         self.sampling_defaults: dict[str, Any] = {}
         if draw:
@@ -64,73 +88,80 @@ class TilelliLM(Network, decoding.Decoder):
         weight = self.config.train.balance_weight if self.training else 0.0
         return terms.objective(weight, terms.predicted, len(x))
 
-    # One byte at a time: see inference.py for the rule of the window.
+    # One byte at a time: inference/decoding.py has the rule of the window.
 
-    def new_state(self, batch: int = 1) -> decoding.State:
-        """An empty memory for `step`."""
+    def new_state(self, batch: int = 1) -> decoding.DecodeState:
+        """Makes an empty memory for `step`."""
         context = self.config.model.context
         blocks = [block.new_state(batch, context) for block in self.blocks]
-        return decoding.State(
-            blocks, torch.zeros(batch, context, dtype=torch.long, device=self.device)
-        )
+        window = torch.zeros(batch, context, dtype=torch.long, device=self.device)
+        return decoding.DecodeState(blocks, window)
 
     def step_blocks(self, x_t: Tensor, position: int, states: list[Any]) -> Tensor:
-        """One byte through all the blocks, with nothing re-read: (B,) -> logits (B,
-        256).
-        """
-        h, _ = self.hidden(x_t[:, None], states, position)
+        """Reads one byte through all the blocks: (B,) -> logits (B, 256)."""
+        h, _ = self.hidden(x_t[:, None], states, position)  # (B, 1, D)
         return self.logits(h[:, 0])
 
+    # A faster form for generation.
+
     def prepare(self, weights: str = "fp32") -> Prepared:
-        """The model for fast generation on a CPU, with weights in "fp32", "bf16",
-        "int8" or "ternary"; see prepared.py.
+        """Copies the model into a form for fast generation on a CPU, with weights in
+        "fp32", "bf16", "int8" or "ternary"; see inference/prepared.py.
 
         Raises ConfigError for another word, or where the blocks are not routed ones.
         """
         return Prepared(self, weights)
 
-    def writer(self) -> decoding.Decoder:
-        """What `generate` and `stream` write with: the prepared form, which is kept in
-        memory beside the weights and as large as they are, or the model itself.
+    def fast_form(self) -> decoding.Decoder:
+        """Returns what `generate` and `stream` compute with: the prepared form, if it
+        writes the same text as this model, else the model itself.
 
-        The prepared form says the same sooner, where there is one: in fp32 on a CPU,
-        not in train() or under autocast, and with the parts that it was built with.
+        The form is made when it is first needed and kept, beside a copy of the weights
+        by which a later call sees whether they have changed: together twice the memory
+        of the weights.
         """
-        is_fp32 = all(
-            weight.device.type == "cpu" and weight.dtype == torch.float32
-            for weight in self.parameters()
-        )
-        is_quiet = not self.training and not torch.is_autocast_enabled("cpu")
-        if not (is_fp32 and is_quiet and self.is_as_built):
+        if not (self.is_ready_for_fast_form() and self.is_as_built()):
             return self
-        return self.kept.of(self)
+        weights = [weight.detach() for weight in self.parameters()]
+        if self not in FORMS or not all_equal(weights, FORMS[self].made_of):
+            copies = [weight.clone() for weight in weights]
+            FORMS[self] = FastForm(copies, self.prepare())
+        return FORMS[self].prepared
 
-    @property
-    def is_as_built(self) -> bool:
-        """Whether this is a model of routed blocks that nobody has put another part,
-        another method or a hook into, as one does to see what happens.
+    def is_ready_for_fast_form(self) -> bool:
+        """Whether a form in fp32 would say the same now: the model is in fp32 on a CPU,
+        not in train(), not under autocast.
         """
-        block = [RoutedBlock, nn.LayerNorm, Router, CausalConv, TopKAttention]
-        block += [TernaryFFN, TernaryLinear, TernaryLinear]
-        parts = [TilelliLM, nn.Embedding, nn.Embedding, nn.ModuleList]
-        parts += [*block * len(self.blocks), nn.LayerNorm, nn.Linear]
-        found = list(self.modules())
-        if [type(part) for part in found] != parts:
+        if self.training or torch.is_autocast_enabled("cpu"):
             return False
-        keeps = {block.attention.keep for block in self.blocks}
-        methods = {"forward", "step", "hidden", "logits", "step_blocks"}
-        is_touched = any(
-            part._forward_hooks
-            or part._forward_pre_hooks
-            or methods & vars(part).keys()
-            for part in found
-        )
-        return not is_touched and keeps == {self.config.model.keep}
+        for weight in self.parameters():
+            if weight.device.type != "cpu" or weight.dtype != torch.float32:
+                return False
+        return True
+
+    def is_as_built(self) -> bool:
+        """Whether this is a routed model with the parts of its constructor, unchanged:
+        people replace them, or hook into them, to see what happens.
+        """
+        if type(self) is not TilelliLM or self.config.model.block != "routed":
+            return False
+        parts = list(self.modules())
+        if [type(part) for part in parts] != self.built_from:
+            return False
+        for part in parts:
+            if part._forward_hooks or part._forward_pre_hooks:
+                return False
+            # a method that was set on this one object
+            if any(callable(value) for value in vars(part).values()):
+                return False
+        keep = self.config.model.keep
+        return all(block.attention.keep == keep for block in self.blocks)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
-        """A bundled model ("tilelli/nano"), a folder (of save_pretrained, save_packed,
-        a run), a Hub id; in eval(), with the sampling defaults that lie beside it.
+        """Loads a bundled model ("tilelli/nano"), a folder (of save_pretrained,
+        save_packed, a run) or a Hub id: in eval(), with the sampling defaults that lie
+        beside it.
         """
         folder = pretrained.resolve(name)
         lm = cls.from_tensors(*pretrained.load_model(folder))
@@ -141,7 +172,7 @@ class TilelliLM(Network, decoding.Decoder):
     def from_tensors(
         cls, tensors: dict[str, Tensor], metadata: dict[str, Any]
     ) -> "TilelliLM":
-        """The model that a file holds, packed or not; in eval()."""
+        """Builds the model that a file holds, packed or not; in eval()."""
         lm = cls(Config.from_dict(metadata["config"]), draw=False).eval()
         if "packed" in metadata:
             tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
@@ -155,28 +186,26 @@ class TilelliLM(Network, decoding.Decoder):
         if any(name.endswith(packed.CODES) for name in tensors):
             raise CheckpointError(*NOT_TRAINABLE)
         own = self.state_dict()
-        wrong = [
-            name
-            for name in own.keys() | tensors.keys()
-            if name not in own
-            or name not in tensors
-            or own[name].shape != tensors[name].shape
-        ]
+        wrong = own.keys() ^ tensors.keys()  # names that only one of the two has
+        for name in own.keys() & tensors.keys():
+            if own[name].shape != tensors[name].shape:
+                wrong.add(name)
         if wrong:
             raise CheckpointError(
-                f"the weights do not fit this model: {sorted(wrong)[0]} and {len(wrong) - 1} others",
+                f"the weights do not fit this model: {min(wrong)} and "
+                f"{len(wrong) - 1} others",
                 "load them with the configuration they were trained with",
             )
         self.load_state_dict(tensors)
 
     def train(self, mode: bool = True) -> "TilelliLM":
-        """For training or not. Raises CheckpointError when the model is packed: its
-        latent weights are gone.
+        """Sets the mode, training or not. Raises CheckpointError when the model is
+        packed: its latent weights are gone.
         """
         if mode and self.is_packed:
             raise CheckpointError(*NOT_TRAINABLE)
         if mode:
-            self.kept = Kept()  # of weights that are about to change
+            FORMS.pop(self, None)  # the weights are about to change
         return super().train(mode)
 
     @property
@@ -190,43 +219,37 @@ class TilelliLM(Network, decoding.Decoder):
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any
     ) -> None:
-        """Writes model.safetensors, config.json and, if the model has sampling defaults,
+        """Writes model.safetensors, config.json and, with sampling defaults,
         generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller.
         """
         if self.is_packed:
             raise CheckpointError(
                 "a packed model has no latent weights to save", "use save_packed()"
             )
-        tensors = {
-            name: tensor.to(dtype) if dtype else tensor
-            for name, tensor in self.state_dict().items()
-        }
-        checkpoint.save_model(
-            folder, tensors, {"config": self.config.to_dict(), **about}
-        )
+        tensors = self.state_dict()
+        if dtype is not None:
+            tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        metadata = {"config": self.config.to_dict(), **about}
+        checkpoint.save_model(folder, tensors, metadata)
         generation_config.write_defaults(folder, self.sampling_defaults)
 
     def save_packed(
         self, folder: str | Path, text: str | bytes | None = None, **about: Any
     ) -> dict[str, Any]:
-        """The same in a ninth of the bytes, for inference only: five ternary codes a
-        byte, the other matrices in int8.
+        """Writes the same files with far fewer bytes, for inference only: five ternary
+        codes a byte, the other matrices in int8. A lite_10m takes a ninth.
 
         With a held-out `text`, the file notes the bits per byte before and after.
         Returns what it says about packing.
         """
-        tensors, note = (
-            packed.pack_weights(self),
-            {"version": packed.VERSION, "note": NOT_TRAINABLE[0]},
-        )
+        tensors = packed.pack_weights(self)
+        note = {"version": packed.VERSION, "note": NOT_TRAINABLE[0]}
         metadata = {"config": self.config.to_dict(), **about, "packed": note}
         if text:
-            again = type(self).from_tensors(tensors, metadata)
-            note |= {
-                "bits_per_byte_before": self.score(text),
-                "bits_per_byte": again.score(text),
-                "text_bytes": len(ByteTokenizer().encode(text)),
-            }
+            unpacked = type(self).from_tensors(tensors, metadata)
+            note["bits_per_byte_before"] = self.score(text)
+            note["bits_per_byte"] = unpacked.score(text)
+            note["text_bytes"] = len(ByteTokenizer().encode(text))
         checkpoint.save_model(folder, tensors, metadata)
         generation_config.write_defaults(folder, self.sampling_defaults)
         return note
@@ -235,15 +258,14 @@ class TilelliLM(Network, decoding.Decoder):
         self, name: str, record: dict[str, Any] | None = None, private: bool = False
     ) -> str:
         """Publishes the model as OWNER/NAME on the Hugging Face Hub, with a card from
-        its run record: its address.
+        its run record, and returns its address.
         """
+        parameters = sum(p.numel() for p in self.parameters())
+        card = hub.model_card(name, self.config.to_dict(), parameters, record)
         with tempfile.TemporaryDirectory() as folder:
-            (self.save_packed if self.is_packed else self.save_pretrained)(folder)
-            card = hub.model_card(
-                name,
-                self.config.to_dict(),
-                sum(p.numel() for p in self.parameters()),
-                record,
-            )
+            if self.is_packed:
+                self.save_packed(folder)
+            else:
+                self.save_pretrained(folder)
             write_atomic(Path(folder) / "README.md", card.encode())
             return hub.upload(Path(folder), name, private)

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
-from tilelli_nb.training.loop import FINAL_EVAL_BYTES
+from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
 ROOT = Path(__file__).parents[2]
 CARD = """# tilelli/{name}
@@ -58,7 +58,7 @@ Prompt in bold, temperature {temperature:g}, seed {seed}:
 It has read nothing but generated stories about a small world: forty plots, told again and again of twenty-four houses
 and their things, and those are what it tells. It sees 256 bytes, so a story can lose its thread. How often it does is
 counted by `book/experiments/judge_stories.py` and kept in `book/runs/nano-judged/`. It knows no facts and answers no
-questions. The data are made by `tilelli_nb/data/documents.py` from word lists in this repository; the weights have the licence
+questions. The data are made by `tilelli_nb/data/stories.py` from word lists in this repository; the weights have the licence
 of the code, Apache-2.0.
 """
 
@@ -109,7 +109,7 @@ def main() -> None:
     lm.save_pretrained(
         folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"]
     )
-    shards = open_corpus(args.corpus)
+    shards = prepare_corpus(args.corpus)
     held_out = shards.val.read(FINAL_EVAL_BYTES)
     assert shards.describe()["sha256"] == record["data"]["sha256"], (
         "this is not the corpus of the run"
@@ -174,14 +174,14 @@ def main() -> None:
     for file in ("run.json", "samples.jsonl", "results.json"):
         if (args.run / file).is_file():
             shutil.copy(args.run / file, kept / file)
-    lines = [
-        line
-        for line in (args.run / "metrics.jsonl").read_text().splitlines(keepends=True)
-        if (entry := json.loads(line))["step"] == 1
-        or entry["step"] % 50 == 0
-        or "val_bpb" in entry
-    ]
-    (kept / "metrics.jsonl").write_text("".join(lines))
+    lines = []
+    # as bytes, a file is cut at \n alone
+    for line in (args.run / "metrics.jsonl").open("rb"):
+        entry = json.loads(line)
+        # a line in fifty draws the same curve
+        if entry["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry:
+            lines.append(line)
+    (kept / "metrics.jsonl").write_bytes(b"".join(lines))
     print(
         f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}"
     )

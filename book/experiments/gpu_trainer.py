@@ -151,7 +151,7 @@ class Trainer:
         if not (self.run / "run.json").is_file():
             return min(self.config.train.steps, fits)
         record = records.load_record(self.run)
-        found = checkpoint.newest_good(self.run / "checkpoints")
+        found = checkpoint.latest_valid(self.run / "checkpoints")
         done = found[1]["step"] if found else 0
         planned = record["config"]["train"]["steps"]
         steps = min(planned, done + fits)

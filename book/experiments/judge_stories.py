@@ -19,14 +19,14 @@ from functools import cache
 from pathlib import Path
 
 from tilelli_nb import TilelliLM, files
-from tilelli_nb.data.stories import ALWAYS, PRONOUNS, _Slots, _World
+from tilelli_nb.data.stories import ALWAYS, PRONOUNS, Slots, load_world
 from tilelli_nb.storage import records
 
-WORLD = _World()
+WORLD = load_world()
 BEGIN = "Once upon a time"
 
 
-def casts() -> dict[str, list[_Slots]]:
+def casts() -> dict[str, list[Slots]]:
     """Every row of every table as the slots that it fills; a thing once for each of its
     looks.
     """
@@ -34,7 +34,7 @@ def casts() -> dict[str, list[_Slots]]:
     for table, rows in WORLD.rows.items():
         for row in rows:
             for looks in row.get("looks", "-").split():
-                slots = _Slots(row)
+                slots = Slots(row)
                 if "looks" in row:
                     slots[table] = f"{looks} {row[table + '0']}"
                 if table == "place":
@@ -48,7 +48,7 @@ def casts() -> dict[str, list[_Slots]]:
                             who + slot: word
                             for slot, word in PRONOUNS[row[who + "sex"]].items()
                         }
-                found[table].append(_Slots(slots))
+                found[table].append(Slots(slots))
     return dict(found)
 
 

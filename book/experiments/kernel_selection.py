@@ -22,8 +22,8 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
-from compile_kernels import compile_for, jobs, machine_code, usage  # noqa: E402
 
+from compile_kernels import compile_for, jobs, machine_code, usage  # noqa: E402
 from tilelli_nb.files import write_atomic  # noqa: E402
 from tilelli_nb.model import kernels  # noqa: E402
 from tilelli_nb.model.kernel_sort import (  # noqa: E402

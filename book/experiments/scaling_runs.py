@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.training.loop import train
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--out", type=Path, default=Path("book/runs"))
     args = parser.parse_args()
-    shards = open_corpus("stories")
+    shards = prepare_corpus("stories")
     for width in args.widths:
         name = f"scaling-d{width:03d}"
         config = (

@@ -1,7 +1,7 @@
-"""The book's pipeline. `python book/tools/build.py --help` lists the commands; `make` calls
-them.
+"""The book's pipeline. `python book/tools/build.py --help` lists the commands; `make`
+calls them.
 
-`sync` carries the text of a chapter (book/NN_name.md) into its notebook, `run` executes
+`sync` carries the text of a chapter (book/NN_name.md) into its notebook, `execute` runs
 the notebook in place and stamps it, `check` says what is wrong.
 """
 
@@ -22,25 +22,21 @@ from checks import CHECKS, book_problems, is_stale, stamp_of
 from pairs import ROOT, keep, notebooks, read_notebook, write_notebook
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-CELL_TIMEOUT = 120
+CELL_TIMEOUT = 600  # seconds; a busy machine passes two minutes
 # without it each kernel warns that it talks over local TCP
 QUIET = ["--IPKernelApp.log_level=40"]
 
 
-def run(path: Path) -> None:
-    """Executes the notebook in its own folder and writes it back; a cell that raises
-    leaves the file as it was.
+def execute(path: Path) -> None:
+    """Runs the notebook in its own folder and writes it back; a cell that raises leaves
+    the file as it was.
     """
     from nbclient import NotebookClient
 
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    os.environ["PYTHONHASHSEED"] = "0"  # the order of a printed set stays the same
-    os.environ.pop("MPLBACKEND", None)  # the kernel shows figures itself
+    set_environment()
     nb = read_notebook(path)
     nb.metadata.pop("widgets", None)
-    NotebookClient(
+    client = NotebookClient(
         nb,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
@@ -49,15 +45,26 @@ def run(path: Path) -> None:
         store_widget_state=True,
         extra_arguments=QUIET,
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    )
+    client.execute()
     nb = tidy(nb, path.stem)
     nb.metadata["tilelli"] = {"stamp": stamp_of(path, nb)}
     write_notebook(nb, path)
 
 
+def set_environment() -> None:
+    """Prepares the variables that a kernel gets from this process."""
+    folders = [str(ROOT)]
+    if os.environ.get("PYTHONPATH"):
+        folders.append(os.environ["PYTHONPATH"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(folders)
+    os.environ["PYTHONHASHSEED"] = "0"  # the order of a printed set stays the same
+    os.environ.pop("MPLBACKEND", None)  # the kernel shows figures itself
+
+
 def tidy(nb, stem: str):
-    """The executed notebook, small, and without what differs from run to run: times,
-    versions, random widget ids.
+    """Returns the executed notebook, small, and without what differs from run to run:
+    times, versions, random widget ids.
     """
     nb.metadata = nbformat.from_dict({**keep(nb.metadata, "widgets"), **pairs.HEADER})
     for cell in nb.cells:
@@ -70,38 +77,35 @@ def tidy(nb, stem: str):
         nb.metadata.pop("widgets", None)
     text = nbformat.writes(nb)
     for i, model in enumerate(states):  # in the order in which the kernel made them
-        text = text.replace(
-            model, hashlib.sha256(f"{stem} {i}".encode()).hexdigest()[:32]
-        )
+        same_each_time = hashlib.sha256(f"{stem} {i}".encode()).hexdigest()[:32]
+        text = text.replace(model, same_each_time)
     return nbformat.reads(text, as_version=4)
 
 
 def fewer_colours(png: str, colours: int = 128) -> str:
-    """A PNG in base64 with a palette: the eye sees no difference, and the file has a
-    third of the size.
+    """Returns a PNG in base64 with a palette: the eye sees no difference, and the file
+    has a third of the size.
     """
     from PIL import Image
 
-    picture, out = (
-        Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"),
-        io.BytesIO(),
-    )
-    picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture = picture.quantize(colours, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def chosen(names: list[str], found: list[Path]) -> list[Path]:
-    """The paths whose name starts with one of `names` (all without names): `01` is
-    enough.
+    """Returns the paths whose name starts with one of `names` (all without names): `01`
+    is enough.
     """
-    missing = [
-        name for name in names if not any(path.stem.startswith(name) for path in found)
-    ]
-    if missing:
-        sys.exit(
-            f"no chapter starts with {', '.join(missing)}; there are {', '.join(p.stem for p in found)}"
-        )
-    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+    for name in names:
+        if not any(path.stem.startswith(name) for path in found):
+            known = ", ".join(path.stem for path in found)
+            sys.exit(f"no chapter starts with {name}; there are {known}")
+    if not names:
+        return found
+    return [path for path in found if path.stem.startswith(tuple(names))]
 
 
 def command_sync(args) -> int:
@@ -119,7 +123,7 @@ def command_adopt(args) -> int:
     return 0
 
 
-def command_run(args) -> int:
+def command_execute(args) -> int:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     failed = 0
@@ -128,33 +132,28 @@ def command_run(args) -> int:
             print(f"{path.stem}: fresh")
             continue
         try:
-            run(path)
+            execute(path)
             print(f"{path.stem}: executed")
         except (CellExecutionError, CellTimeoutError) as error:
             failed = 1
-            print(
-                f"{path.stem}: stopped, the file is as it was\n{error}", file=sys.stderr
-            )
+            said = f"{path.stem}: stopped, the file is as it was\n{error}"
+            print(said, file=sys.stderr)
     return failed
 
 
 def command_stale(args) -> int:
-    print(
-        "\n".join(
-            path.stem for path in chosen(args.names, notebooks()) if is_stale(path)
-        )
-        or "nothing is stale"
-    )
+    stale = [path.stem for path in chosen(args.names, notebooks()) if is_stale(path)]
+    print("\n".join(stale) or "nothing is stale")
     return 0
 
 
 def command_check(args) -> int:
-    chapters = chosen(args.names, notebooks())
-    problems = book_problems() + [
-        problem for path in chapters for check in CHECKS for problem in check(path)
-    ]
+    problems = book_problems()
+    for path in chosen(args.names, notebooks()):
+        for check in CHECKS:
+            problems += check(path)
     print("\n".join(problems) or "nothing to complain about")
-    return bool(problems)
+    return 1 if problems else 0
 
 
 def command_vendor(args) -> int:
@@ -164,9 +163,8 @@ def command_vendor(args) -> int:
 
 def command_student(args) -> int:
     copies = student.write_copies(chosen(args.names, notebooks()))
-    print(
-        f"{len(copies)} student copies, without solutions and outputs, in {copies[0].parent.relative_to(ROOT)}/"
-    )
+    folder = copies[0].parent.relative_to(ROOT)
+    print(f"{len(copies)} student copies, without solutions and outputs, in {folder}/")
     return 0
 
 
@@ -176,7 +174,7 @@ COMMANDS = {
         command_adopt,
         "the other way: write book/NN_name.md from a notebook that was edited",
     ),
-    "run": (command_run, "execute stale notebooks in place and stamp them"),
+    "execute": (command_execute, "run stale notebooks in place and stamp them"),
     "stale": (
         command_stale,
         "list the notebooks whose outputs are older than their code",
@@ -199,7 +197,7 @@ def main() -> int:
                 nargs="*",
                 help="chapters, by the start of their name (default: all)",
             )
-        if name == "run":
+        if name == "execute":
             command.add_argument(
                 "--force", action="store_true", help="also those that are fresh"
             )

@@ -6,7 +6,6 @@ when something is missing that the book cannot do without.
 """
 
 import importlib.metadata
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,13 +15,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def check_python():
-    found = ".".join(map(str, sys.version_info[:3]))
-    return (
-        sys.version_info >= (3, 11),
-        "Python",
-        found,
-        "install Python 3.11 or newer, then: make PY=/path/to/it",
-    )
+    """A row (ok, name, what was found, how to mend it) for Python itself."""
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    fix = "install Python 3.11 or newer, then: make PY=/path/to/it"
+    return sys.version_info >= (3, 11), "Python", found, fix
 
 
 def applies(marker):
@@ -39,70 +35,52 @@ def applies(marker):
 def check_packages():
     """One row for each pin of requirements.txt that applies here."""
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        pin, _, marker = (part.strip() for part in line.split("#")[0].partition(";"))
+        pin, _, marker = line.partition("#")[0].partition(";")
+        pin, marker = pin.strip(), marker.strip()
         if not pin or not applies(marker):
             continue
         name, _, wanted = pin.partition("==")
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield (
-                False,
-                name,
-                "",
-                f"run `make book`, or: {sys.executable} -m pip install {pin}",
-            )
+            fix = f"run `make book`, or: {sys.executable} -m pip install {pin}"
+            yield False, name, "", fix
             continue
-        same = re.split(r"[+]", found)[0] == wanted
-        yield (
-            True,
-            name,
-            found if same else f"{found} (the book was tested with {wanted})",
-            "",
-        )
+        if found.partition("+")[0] != wanted:  # 2.13.0+cpu is 2.13.0
+            found += f" (the book was tested with {wanted})"
+        yield True, name, found, ""
 
 
 def check_commands():
-    """Programs, and whether the book can do without them."""
-    yield (
-        bool(shutil.which("git")),
-        True,
-        "git",
-        "install git with your package manager",
-    )
-    yield (
-        bool(shutil.which("make")),
-        True,
-        "make",
-        "install make (macOS: xcode-select --install)",
-    )
+    """A row (found, needed, name, how to mend it) for each program."""
+    git = shutil.which("git") is not None
+    make = shutil.which("make") is not None
+    npm = shutil.which("npm") is not None
     browser = any(shutil.which(name) for name in BROWSERS)
-    yield (
-        browser,
-        False,
-        "Chromium",
-        "only the browser tests need it; Debian and Ubuntu: apt-get install chromium",
-    )
-    yield (
-        bool(shutil.which("npm")),
-        False,
-        "npm",
-        "only for a site that works without network; install Node.js",
-    )
+    yield git, True, "git", "install git with your package manager"
+    yield make, True, "make", "install make (macOS: xcode-select --install)"
+    fix = "only the browser tests need it; Debian and Ubuntu: apt-get install chromium"
+    yield browser, False, "Chromium", fix
+    fix = "only for a site that works without network; install Node.js"
+    yield npm, False, "npm", fix
 
 
 def main():
+    """Prints the rows; 1 when something is missing that is needed."""
     quiet = "--quiet" in sys.argv[1:]
     rows = [(*row, True) for row in (check_python(), *check_packages())]
-    rows += [(ok, name, "", fix, needed) for ok, needed, name, fix in check_commands()]
+    for ok, needed, name, fix in check_commands():
+        rows.append((ok, name, "", fix, needed))
+    missing = False
     for ok, name, found, fix, needed in rows:
+        if not ok and needed:
+            missing = True
         if ok and not quiet:
             print(f"OK       {name} {found}".rstrip())
         elif not ok and (needed or not quiet):
-            print(
-                f"MISSING  {name}{'' if needed else ' (optional)'}\n         fix: {fix}"
-            )
-    return any(needed and not ok for ok, _, _, _, needed in rows)
+            optional = "" if needed else " (optional)"
+            print(f"MISSING  {name}{optional}\n         fix: {fix}")
+    return int(missing)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What the tests ask of the chapters and `tools.py check` prints. Each function returns
-a list of problems.
+"""What the tests ask of the chapters and `build.py check` prints. Each function whose
+name ends in _problems returns a list of what is wrong, in words.
 """
 
 import difflib
@@ -12,6 +12,7 @@ import yaml
 
 import stamps
 from pairs import ROOT, notebook_of, notebooks, read_notebook, text_form, twin_of, twins
+from widths import width_problems
 
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 MAX_BYTES = 500_000
@@ -26,32 +27,31 @@ MACHINE_PATH = re.compile(
 
 
 def stamp_of(path: Path, nb=None) -> str:
+    """The stamp that a notebook should carry, by the code and records of today."""
+    if nb is None:
+        nb = read_notebook(path)
     root = path.parent.parent
-    return stamps.stamp(
-        nb or read_notebook(path), root / "tilelli_nb", root / "book" / "runs"
-    )
+    return stamps.stamp(nb, root / "tilelli_nb", root / "book" / "runs")
 
 
 def is_stale(path: Path) -> bool:
+    """Are the notebook's outputs older than its code?"""
     nb = read_notebook(path)
     return nb.metadata.get("tilelli", {}).get("stamp") != stamp_of(path, nb)
 
 
 def pair_problems(path: Path) -> list[str]:
+    """The notebook says the same as its text in book/."""
     twin = twin_of(path)
     if not twin.exists():
         return [f"notebooks/{path.name} has no book/{twin.name}"]
-    old, new = (
-        twin.read_text(encoding="utf-8").splitlines(),
-        text_form(read_notebook(path)).splitlines(),
-    )
+    old = twin.read_text(encoding="utf-8").splitlines()
+    new = text_form(read_notebook(path)).splitlines()
     if old == new:
         return []
-    first = next(
-        line
-        for line in difflib.unified_diff(old, new, lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    )
+    # the first line that differs; before it stand two lines with the files' names
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=0))[2:]
+    first = next(line for line in lines if line.startswith(("+", "-")))
     return [
         f"{path.stem}: text and notebook differ, first at {first!r}: run `make sync`"
     ]
@@ -59,23 +59,22 @@ def pair_problems(path: Path) -> list[str]:
 
 def run_problems(path: Path) -> list[str]:
     """Executed top to bottom, by the present code, without an error."""
-    nb = read_notebook(path)
-    cells = [
-        c
-        for c in nb.cells
-        if c.cell_type == "code"
-        and c.source.strip()
-        and "skip-execution" not in c.metadata.get("tags", [])
-    ]
+    cells = []
+    for cell in read_notebook(path).cells:
+        skipped = "skip-execution" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and cell.source.strip() and not skipped:
+            cells.append(cell)
     problems = []
-    if [c.execution_count for c in cells] != list(range(1, len(cells) + 1)):
-        problems.append(f"{path.stem}: not executed from top to bottom: run `make run`")
+    if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
+        problems.append(
+            f"{path.stem}: not executed from top to bottom: run `make execute`"
+        )
     if is_stale(path):
         problems.append(
-            f"{path.stem}: its outputs are older than its code: run `make run`"
+            f"{path.stem}: its outputs are older than its code: run `make execute`"
         )
     for i, cell in enumerate(cells, 1):
-        failed = any(o.output_type == "error" for o in cell.outputs)
+        failed = any(output.output_type == "error" for output in cell.outputs)
         if failed and "raises-exception" not in cell.metadata.get("tags", []):
             problems.append(f"{path.stem}: code cell {i} raised an error")
     return problems
@@ -88,51 +87,47 @@ def alt_problems(path: Path) -> list[str]:
     problems = []
     for i, cell in enumerate(read_notebook(path).cells):
         if cell.cell_type == "markdown":
-            problems += [
-                f"{path.stem}: cell {i}: {problem}"
-                for problem in markdown_alt_problems(cell.source)
-            ]
+            for problem in markdown_alt_problems(cell.source):
+                problems.append(f"{path.stem}: cell {i}: {problem}")
             continue
-        shown = any(
-            mime in output.get("data", {})
-            for output in cell.get("outputs", [])
-            for mime in IMAGES
-        )
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-        if shown and len(alt.strip()) < MIN_ALT:
+        if has_image(cell) and len(alt.strip()) < MIN_ALT:
             problems.append(
-                f"{path.stem}: cell {i}: a figure needs mystnb.image.alt of {MIN_ALT} characters or more"
+                f"{path.stem}: cell {i}: a figure needs mystnb.image.alt "
+                f"of {MIN_ALT} characters or more"
             )
     return problems
 
 
+def has_image(cell) -> bool:
+    """Does the cell show a picture?"""
+    for output in cell.get("outputs", []):
+        if any(mime in output.get("data", {}) for mime in IMAGES):
+            return True
+    return False
+
+
 def markdown_alt_problems(text: str) -> list[str]:
+    """The pictures of a text without words, in each of the three ways to write one."""
     # code samples are not images
     text = re.sub(r"^(`{3,}|~{3,})(?!\{).*?^\1", "", text, flags=re.M | re.S)
-    bare = [m.group() for m in re.finditer(r"!\[\s*\]\([^)]*\)", text)]
-    bare += [
-        tag
-        for tag in re.findall(r"<img\b[^>]*>", text)
-        if not re.search(r"\balt\s*=\s*[\"'][^\"']", tag)
-    ]
-    figures = re.finditer(
-        r"^[`:]{3,}\{(?:figure|image)\}.*?^[`:]{3,}", text, re.M | re.S
-    )
-    bare += [
-        m.group().splitlines()[0]
-        for m in figures
-        if not re.search(r"^:?alt:\s*\S", m.group(), re.M)
-    ]
+    bare = re.findall(r"!\[\s*\]\([^)]*\)", text)
+    for tag in re.findall(r"<img\b[^>]*>", text):
+        if not re.search(r"\balt\s*=\s*[\"'][^\"']", tag):
+            bare.append(tag)
+    figure = re.compile(r"^[`:]{3,}\{(?:figure|image)\}.*?^[`:]{3,}", re.M | re.S)
+    for directive in figure.findall(text):
+        if not re.search(r"^:?alt:\s*\S", directive, re.M):
+            bare.append(directive.splitlines()[0])
     return [f"no alternative text on {image}" for image in bare]
 
 
 def size_problems(path: Path) -> list[str]:
+    """The notebook is small enough for git."""
     size = path.stat().st_size
-    return (
-        [f"{path.stem}: {size:,} bytes, more than {MAX_BYTES:,}"]
-        if size > MAX_BYTES
-        else []
-    )
+    if size <= MAX_BYTES:
+        return []
+    return [f"{path.stem}: {size:,} bytes, more than {MAX_BYTES:,}"]
 
 
 def path_problems(path: Path) -> list[str]:
@@ -140,15 +135,15 @@ def path_problems(path: Path) -> list[str]:
     memory.
     """
     nb = read_notebook(path)
-    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
-    texts = [*map(words, outputs), json.dumps(nb.metadata, ensure_ascii=False)]
-    here = [str(ROOT) + "/", str(Path.home()) + "/", sys.prefix + "/"]
-    found = [m.group() for text in texts for m in MACHINE_PATH.finditer(text)]
-    found += [
-        place
-        for place in here
-        if len(place) > 2 and any(place in text for text in texts)
-    ]
+    texts = [json.dumps(nb.metadata, ensure_ascii=False)]
+    for cell in nb.cells:
+        texts += [words(output) for output in cell.get("outputs", [])]
+    here = [f"{folder}/" for folder in (ROOT, Path.home(), sys.prefix)]
+    found = []
+    for text in texts:
+        found += MACHINE_PATH.findall(text)
+        # a home in / is in every path
+        found += [place for place in here if len(place) > 2 and place in text]
     return [
         f"{path.stem}: an output names {name!r}, which is of one machine only"
         for name in dict.fromkeys(found)
@@ -157,55 +152,54 @@ def path_problems(path: Path) -> list[str]:
 
 def words(output: dict) -> str:
     """An output as text, without its pictures' pixels."""
-    data = {
-        mime: value
-        for mime, value in output.get("data", {}).items()
-        if mime not in IMAGES[:3]
-    }
-    rest = [
-        output.get("text", ""),
-        output.get("evalue", ""),
-        *output.get("traceback", []),
-    ]
-    return "\n".join(
-        [*rest, *(v if isinstance(v, str) else json.dumps(v) for v in data.values())]
-    )
+    parts = [output.get("text", ""), output.get("evalue", "")]
+    parts += output.get("traceback", [])
+    for mime, value in output.get("data", {}).items():
+        if mime == "image/svg+xml" or mime not in IMAGES:
+            parts.append(value if isinstance(value, str) else json.dumps(value))
+    return "\n".join(parts)
 
 
 def toc_files(root: Path = ROOT) -> list[str]:
     """The pages of the site in reading order, without suffix."""
+    pages = []
 
-    def walk(entry):
-        yield from (entry[k] for k in ("root", "file") if k in entry)
+    def walk(entry: dict) -> None:
+        for key in ("root", "file"):
+            if key in entry:
+                pages.append(entry[key])
         for key in ("parts", "chapters", "sections"):
             for child in entry.get(key, []):
-                yield from walk(child)
+                walk(child)
 
-    return list(walk(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))))
+    walk(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+    return pages
 
 
 def book_problems(root: Path = ROOT) -> list[str]:
     """What concerns the book as a whole: texts without a notebook, pages missing from
     or in vain in _toc.yml.
     """
-    listed, made = (
-        toc_files(root),
-        [f"notebooks/{path.stem}" for path in notebooks(root)],
-    )
-    problems = [
-        f"book/{twin.name} has no notebook: run `make sync`"
-        for twin in twins(root)
-        if not notebook_of(twin).exists()
-    ]
-    problems += [
-        f"{page}.ipynb is not in _toc.yml" for page in made if page not in listed
-    ]
-    problems += [
-        f"_toc.yml names {page}, which does not exist"
-        for page in listed
-        if not any((root / f"{page}{suffix}").exists() for suffix in (".ipynb", ".md"))
-    ]
+    listed = toc_files(root)
+    problems = []
+    for twin in twins(root):
+        if not notebook_of(twin).exists():
+            problems.append(f"book/{twin.name} has no notebook: run `make sync`")
+    for path in notebooks(root):
+        if f"notebooks/{path.stem}" not in listed:
+            problems.append(f"notebooks/{path.name} is not in _toc.yml")
+    for page in listed:
+        files = [root / f"{page}{suffix}" for suffix in (".ipynb", ".md")]
+        if not any(file.exists() for file in files):
+            problems.append(f"_toc.yml names {page}, which does not exist")
     return problems
 
 
-CHECKS = (pair_problems, run_problems, alt_problems, size_problems, path_problems)
+CHECKS = (
+    pair_problems,
+    run_problems,
+    alt_problems,
+    size_problems,
+    path_problems,
+    width_problems,
+)

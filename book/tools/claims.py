@@ -53,11 +53,11 @@ def resolve(pointer: dict | None, root: Path = ROOT):
 
 @lru_cache
 def parameters(config: str) -> int:
+    """Counts the parameters of a configuration."""
     from tilelli_nb import TilelliLM, load_config
 
-    return sum(
-        parameter.numel() for parameter in TilelliLM(load_config(config)).parameters()
-    )
+    lm = TilelliLM(load_config(config))
+    return sum(parameter.numel() for parameter in lm.parameters())
 
 
 def within(ours, published, tolerance) -> str:
@@ -87,41 +87,38 @@ def judge(claim: dict, root: Path = ROOT) -> str:
     number of ours.
     """
     ours = resolve(claim["ours"], root)
-    return (
-        UNTESTED
-        if ours is None
-        else RULES[claim["rule"]](ours, claim["published"], claim["tolerance"])
-    )
+    if ours is None:
+        return UNTESTED
+    rule = RULES[claim["rule"]]
+    return rule(ours, claim["published"], claim["tolerance"])
 
 
 def problems(claim: dict, root: Path = ROOT) -> list[str]:
     """What is wrong with one claim, in words."""
     name = claim.get("id", "a claim without id")
-    if missing := [key for key in KEYS if key not in claim]:
+    missing = [key for key in KEYS if key not in claim]
+    if missing:
         return [f"{name}: it has no {', '.join(missing)}"]
     found = []
-    if claim["verdict"] not in VERDICTS:
-        found.append(f"{name}: {claim['verdict']!r} is none of {', '.join(VERDICTS)}")
-    if claim["rule"] not in RULES:
-        found.append(
-            f"{name}: the rule {claim['rule']!r} is none of {', '.join(RULES)}"
-        )
+    verdict, rule = claim["verdict"], claim["rule"]
+    if verdict not in VERDICTS:
+        found.append(f"{name}: {verdict!r} is none of {', '.join(VERDICTS)}")
+    if rule not in RULES:
+        found.append(f"{name}: the rule {rule!r} is none of {', '.join(RULES)}")
     if not (root / "book" / f"{claim['chapter']}.md").is_file():
         found.append(f"{name}: there is no chapter book/{claim['chapter']}.md")
-    if f"{{{claim['source']}," not in (root / "book" / "references.bib").read_text(
-        encoding="utf-8"
-    ):
-        found.append(
-            f"{name}: references.bib does not have its source {claim['source']}"
-        )
+    sources = (root / "book" / "references.bib").read_text(encoding="utf-8")
+    if f"{{{claim['source']}," not in sources:  # @article{name,
+        said = f"references.bib does not have its source {claim['source']}"
+        found.append(f"{name}: {said}")
+    if found:
+        return found
     try:
-        due = judge(claim, root) if not found else claim["verdict"]
+        due = judge(claim, root)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return [*found, f"{name}: its pointer or its rule cannot be followed: {error}"]
-    if due != claim["verdict"]:
-        found.append(
-            f"{name}: it says {claim['verdict']!r}, but its rule gives {due!r}"
-        )
+        return [f"{name}: its pointer or its rule cannot be followed: {error}"]
+    if due != verdict:
+        found.append(f"{name}: it says {verdict!r}, but its rule gives {due!r}")
     return found
 
 

@@ -16,6 +16,11 @@ from pathlib import Path
 
 VENDOR = Path(__file__).parents[1] / "_static" / "vendor"
 
+FONTS = (
+    "1551f4f60c37af51121f.woff2",
+    "7a3337626410ca2f4071.woff2",
+    "d878b0a6a1144760244f.woff2",
+)
 # package: (file that npm writes, its sha256, {path inside the package: place under
 # vendor/}); a folder ends in /
 PACKAGES = {
@@ -40,14 +45,7 @@ PACKAGES = {
             "dist/embed-amd.js": "html-manager/embed-amd.js",
             "LICENSE": "html-manager/LICENSE",
             # the icons of buttons and sliders
-            **{
-                f"dist/{font}.woff2": f"html-manager/{font}.woff2"
-                for font in (
-                    "1551f4f60c37af51121f",
-                    "7a3337626410ca2f4071",
-                    "d878b0a6a1144760244f",
-                )
-            },
+            **{f"dist/{font}": f"html-manager/{font}" for font in FONTS},
         },
     ),
 }
@@ -72,12 +70,18 @@ def fetch() -> str:
     if present():
         return "Offline assets: already here."
     if not shutil.which("npm"):
-        return "Offline assets: npm is not installed, so the pages load MathJax and the widget manager from a CDN."
+        return (
+            "Offline assets: npm is not installed, so the pages load MathJax and the "
+            "widget manager from a CDN."
+        )
     try:
         with tempfile.TemporaryDirectory() as scratch:
             _assemble(Path(scratch))
     except (OSError, subprocess.SubprocessError, ValueError, tarfile.TarError) as error:
-        return f"Offline assets: npm could not fetch them ({_reason(error)}), so the pages use a CDN."
+        return (
+            f"Offline assets: npm could not fetch them ({_reason(error)}), "
+            "so the pages use a CDN."
+        )
     return "Offline assets: copied into book/_static/vendor."
 
 
@@ -105,26 +109,30 @@ def _extract(archive: Path, places: dict[str, str], target: Path) -> None:
     """Copies only the files named in `places`; each must be found."""
     found = set()
     with tarfile.open(archive) as tar:
-        for member in filter(tarfile.TarInfo.isfile, tar):
+        for member in tar:
             name = member.name.removeprefix("package/")
-            source = next(
-                (
-                    s
-                    for s in places
-                    if name == s or s.endswith("/") and name.startswith(s)
-                ),
-                None,
-            )
-            if source is None:
+            source = _named(name, places)
+            if source is None or not member.isfile():
                 continue
             found.add(source)
             file = target / (places[source] + name.removeprefix(source))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(tar.extractfile(member).read())
-    if missing := set(places) - found:
+    missing = set(places) - found
+    if missing:
         raise ValueError(f"{archive.name} has no {', '.join(sorted(missing))}")
 
 
+def _named(name: str, places: dict[str, str]) -> str | None:
+    """Returns the file, or the folder that ends in /, by which `places` names it."""
+    for place in places:
+        if name == place or (place.endswith("/") and name.startswith(place)):
+            return place
+    return None
+
+
 def _reason(error: Exception) -> str:
-    said = (getattr(error, "stderr", None) or "").strip().splitlines()
-    return said[0] if said else (str(error).splitlines() or [type(error).__name__])[0]
+    """Returns one line that says what went wrong: npm's own if it said something."""
+    said = getattr(error, "stderr", None) or str(error)
+    lines = said.strip().splitlines()
+    return lines[0] if lines else type(error).__name__

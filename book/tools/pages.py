@@ -32,10 +32,13 @@ def load_each_script_once(app, pagename, templatename, context, doctree) -> None
     second `const` is an error.
     """
     scripts = context.get("script_files", [])
-    contents = [(str(script.filename or ""), script.attributes) for script in scripts]
-    scripts[:] = [
-        script for i, script in enumerate(scripts) if contents[i] not in contents[:i]
-    ]
+    once, contents = [], []
+    for script in scripts:
+        content = (str(script.filename or ""), script.attributes)
+        if content not in contents:
+            once.append(script)
+            contents.append(content)
+    scripts[:] = once
 
 
 def leave_citations_without_a_role(

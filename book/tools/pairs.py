@@ -64,9 +64,8 @@ def text_form(nb) -> str:
     must be.
     """
     fmt = {"extension": ".md", "format_name": "myst"}
-    load_jupytext_config(
-        str(ROOT / "notebooks" / "any.ipynb")
-    ).set_default_format_options(fmt)
+    config = load_jupytext_config(str(ROOT / "notebooks" / "any.ipynb"))
+    config.set_default_format_options(fmt)
     # metadata in the order in which a file has them
     as_stored = nbformat.reads(nbformat.writes(nb), as_version=4)
     return jupytext.writes(as_stored, fmt)
@@ -80,50 +79,45 @@ def sync(twin: Path) -> str:
     loses its outputs, so that no old result stands under a new line of code.
     """
     path = notebook_of(twin)
+    path.parent.mkdir(exist_ok=True)
     nb = jupytext.read(twin, fmt={"extension": ".md", "format_name": "myst"})
     old = read_notebook(path) if path.exists() else nbformat.v4.new_notebook()
     changed = carry_over(old.cells, nb.cells)
-    nb.metadata = nbformat.from_dict(
-        {**keep(old.metadata, "widgets", "tilelli"), **HEADER}
-    )
-    nb.nbformat, nb.nbformat_minor = 4, 5
-    path.parent.mkdir(exist_ok=True)
+    kept = keep(old.metadata, "widgets", "tilelli")
+    nb.metadata = nbformat.from_dict({**kept, **HEADER})
+    nb.nbformat, nb.nbformat_minor = 4, 5  # the first version with ids of cells
+    # a file that would stay the same is not touched: `make` looks at its time
     if not path.exists() or nbformat.writes(nb) != nbformat.writes(old):
         write_notebook(nb, path)
-    if (text := text_form(nb)) != twin.read_text(encoding="utf-8"):
+    text = text_form(nb)
+    if text != twin.read_text(encoding="utf-8"):
         twin.write_text(text, encoding="utf-8")
-    return (
-        f"{twin.stem}: {changed} of {len(nb.cells)} cells changed"
-        if changed
-        else f"{twin.stem}: up to date"
-    )
+    if changed:
+        return f"{twin.stem}: {changed} of {len(nb.cells)} cells changed"
+    return f"{twin.stem}: up to date"
 
 
 def carry_over(old: list, new: list) -> int:
     """Gives the cells of `new` the ids and outputs of the cells of `old` they come
     from. Returns how many differ.
     """
-
-    def key(cell):
-        return cell.cell_type, cell.source
-
     for i, cell in enumerate(new):
         cell.id = hashlib.sha256(f"{i}{cell.source}".encode()).hexdigest()[:8]
+    old_keys = [(cell.cell_type, cell.source) for cell in old]
+    new_keys = [(cell.cell_type, cell.source) for cell in new]
+    matcher = difflib.SequenceMatcher(None, old_keys, new_keys, autojunk=False)
     changed = abs(len(old) - len(new))
-    matcher = difflib.SequenceMatcher(
-        None, [key(c) for c in old], [key(c) for c in new], autojunk=False
-    )
     for kind, i1, i2, j1, j2 in matcher.get_opcodes():
         for before, after in zip(old[i1:i2], new[j1:j2], strict=False):
             after.id = before.id
-            if kind == "equal" and after.cell_type == "code":
-                after.outputs, after.execution_count = (
-                    before.outputs,
-                    before.execution_count,
-                )
-            changed += kind != "equal"
+            if kind != "equal":
+                changed += 1
+            elif after.cell_type == "code":
+                after.outputs = before.outputs
+                after.execution_count = before.execution_count
     return changed
 
 
 def keep(mapping: dict, *names: str) -> dict:
+    """Returns the part of a dictionary with these names."""
     return {name: mapping[name] for name in names if name in mapping}

@@ -10,6 +10,7 @@ leaves the chapter fresh. Everything is read with `ast`; nothing is imported.
 import ast
 import hashlib
 import re
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,8 +18,8 @@ PACKAGE = "tilelli_nb"
 
 
 def stamp(nb, package: Path, runs: Path) -> str:
-    """The sha256, in hex, of the code of notebook `nb` and of what it names in the
-    folders `package` and `runs`.
+    """Returns the sha256, in hex, of the code of notebook `nb` and of what it names in
+    the folders `package` and `runs`.
     """
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     digest = hashlib.sha256()
@@ -29,42 +30,61 @@ def stamp(nb, package: Path, runs: Path) -> str:
         source = path.read_text(encoding="utf-8")
         digest.update(f"module {module} {len(source)}\n{source}\n".encode())
     for path in sorted(records(cells, runs)):
-        digest.update(
-            f"record {path.relative_to(runs).as_posix()}\n{path.read_text(encoding='utf-8')}\n".encode()
-        )
+        place = path.relative_to(runs).as_posix()
+        text = path.read_text(encoding="utf-8")
+        digest.update(f"record {place}\n{text}\n".encode())
     return digest.hexdigest()
 
 
 def records(cells: list[str], runs: Path) -> set[Path]:
-    """All .json and .jsonl files of the runs that a string in the cells names: `nano`,
-    `bench-*`, `*/run.json`.
+    """Returns all .json and .jsonl files of the runs that a string in the cells names:
+    `nano`, `bench-*`, `*/run.json`.
     """
-    strings = {
-        node.value
-        for source in cells
-        if (tree := parse(source))
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    # a lone * is a sign, no pattern
-    patterns = {text.split("/")[0] for text in strings if re.search(r"\w", text)}
-    folders = [
-        folder
-        for folder in runs.glob("*")
-        if any(fnmatchcase(folder.name, pattern) for pattern in patterns)
-    ]
-    return {path for folder in folders for path in folder.glob("*.json*")}
+    patterns = set()
+    for node in nodes(cells):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if re.search(r"\w", node.value):  # a lone * is a sign, no pattern
+            patterns.add(node.value.split("/")[0])
+    found = set()
+    for folder in runs.glob("*"):
+        if any(fnmatchcase(folder.name, pattern) for pattern in patterns):
+            found.update(folder.glob("*.json*"))
+    return found
 
 
 def modules(cells: list[str], package: Path) -> set[str]:
-    """The modules of the package that the cells name, with their folder: `from
+    """Returns the modules of the package that the cells name, with their folder: `from
     tilelli_nb import TilelliLM` names language_model, `from tilelli_nb.model import
     conv` model.conv.
     """
-    names, aliases = set(), set()
-    trees = [tree for source in cells if (tree := parse(source))]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    for node in nodes:
+    every = modules_of(package)
+    names = names_in(cells)
+    if "*" in names:
+        return every
+    table = exports(package)
+    found = {module_of(table.get(name, name), every) for name in names}
+    found.discard(None)
+    return found
+
+
+def modules_of(package: Path) -> set[str]:
+    """Returns all modules of the package, with their folder."""
+    found = set()
+    for path in package.rglob("*.py"):
+        if path.stem != "__init__":
+            found.add(".".join(path.relative_to(package).with_suffix("").parts))
+    return found
+
+
+def names_in(cells: list[str]) -> set[str]:
+    """Returns what the cells name of the package, without the package's own name:
+    "TilelliLM", "model.conv.CausalConv", "*".
+    """
+    names = set()
+    aliases = {}  # what the package, or a module of it, is called here -> its place
+    every = list(nodes(cells))
+    for node in every:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             first, *rest = node.module.split(".")
             if first == PACKAGE:
@@ -72,37 +92,55 @@ def modules(cells: list[str], package: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 first, *rest = alias.name.split(".")
-                if first == PACKAGE:
+                if first != PACKAGE:
+                    continue
+                if rest:
                     names.add(".".join(rest))
-                    aliases.add(alias.asname or PACKAGE)
-    for node in nodes:
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in aliases:
-                names.add(node.attr)
-    table = exports(package)
-    every = {
-        ".".join(path.relative_to(package).with_suffix("").parts)
-        for path in package.rglob("*.py")
-        if path.stem != "__init__"
-    }
-    if "*" in names:
-        return every
-    found = {module_of(table.get(name, name), every) for name in names}
-    return found - {None}
+                if alias.asname:
+                    aliases[alias.asname] = rest
+                else:  # `import tilelli_nb.x` binds the package
+                    aliases[PACKAGE] = []
+    for node in every:
+        place = dotted(node, aliases)
+        if place:
+            names.add(".".join(place))
+    return names
 
 
-def module_of(name: str, modules: set[str]) -> str | None:
-    """The module that a dotted name begins with: model.conv.CausalConv -> model.conv."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        if ".".join(parts[:length]) in modules:
-            return ".".join(parts[:length])
+def dotted(node: ast.AST, aliases: dict[str, list[str]]) -> list[str] | None:
+    """Returns the parts of `tilelli_nb.model.conv.CausalConv` behind the package's
+    name; None for what is no attribute of the package.
+    """
+    attributes = []
+    while isinstance(node, ast.Attribute):
+        attributes.insert(0, node.attr)
+        node = node.value
+    if isinstance(node, ast.Name) and node.id in aliases and attributes:
+        return [*aliases[node.id], *attributes]
     return None
 
 
+def module_of(name: str, modules: set[str]) -> str | None:
+    """Returns the module that a dotted name begins with: model.conv for
+    model.conv.CausalConv.
+    """
+    parts = name.split(".")
+    while parts and ".".join(parts) not in modules:
+        parts.pop()
+    return ".".join(parts) or None
+
+
+def nodes(cells: list[str]) -> Iterator[ast.AST]:
+    """Yields all nodes of the cells' syntax trees."""
+    for source in cells:
+        tree = parse(source)
+        if tree is not None:
+            yield from ast.walk(tree)
+
+
 def parse(source: str) -> ast.Module | None:
-    """The cell as a tree; lines for IPython (%magic, !command) are set aside, a cell
-    for another language is None.
+    """Returns the cell as a tree; lines for IPython (%magic, !command) are set aside, a
+    cell for another language is None.
     """
     if source.lstrip().startswith("%%"):
         return None
@@ -113,19 +151,17 @@ def parse(source: str) -> ast.Module | None:
 
 
 def exports(package: Path) -> dict[str, str]:
-    """The table `_EXPORTS = {"Name": "module"}` of the package's __init__.py."""
-    for node in ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body:
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [getattr(node, "target", None)]
-        )
-        if any(
-            isinstance(target, ast.Name) and target.id == "_EXPORTS"
-            for target in targets
-        ):
-            return {
-                name: place.lstrip(".")
-                for name, place in ast.literal_eval(node.value).items()
-            }
+    """Returns the table `_EXPORTS = {"Name": "module"}` of the package's
+    __init__.py.
+    """
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+        elif isinstance(node, ast.AnnAssign):
+            target = node.target
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == "_EXPORTS":
+            return ast.literal_eval(node.value)
     return {}

@@ -3,78 +3,97 @@ one check depends on.
 """
 
 import ast
+import copy
 import symtable
 from pathlib import Path
+from typing import NamedTuple
 
-import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
+from nbformat import from_dict
 
 import pairs
 
 FOLDER = pairs.ROOT / "student"
+ROLES = {"exercise", "solution", "check"}
 
 
 def tags(cell) -> set[str]:
+    """Returns the tags of a cell."""
     return set(cell.metadata.get("tags", []))
 
 
 def student_copy(nb):
-    """The notebook as a student gets it: no solution cells, no outputs."""
-    copy = nbformat.from_dict(nb)
-    copy.cells = [cell for cell in copy.cells if "solution" not in tags(cell)]
-    for cell in copy.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    copy.metadata = nbformat.from_dict(pairs.HEADER)
-    return copy
+    """Returns the notebook as a student gets it: no solution cells, no outputs."""
+    nb = copy.deepcopy(nb)
+    nb, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(nb, {})
+    nb, _ = ClearOutputPreprocessor().preprocess(nb, {})
+    nb.metadata = from_dict(pairs.HEADER)  # no stamp, no state of widgets
+    return nb
 
 
 def write_copies(notebooks: list[Path], folder: Path = FOLDER) -> list[Path]:
-    """Writes the student copies of all the given notebooks into `folder`."""
+    """Writes the student copies of all the given notebooks into `folder`; returns their
+    paths.
+    """
     folder.mkdir(exist_ok=True)
+    written = []
     for path in notebooks:
-        pairs.write_notebook(
-            student_copy(pairs.read_notebook(path)), folder / path.name
-        )
-    return [folder / path.name for path in notebooks]
+        target = folder / path.name
+        pairs.write_notebook(student_copy(pairs.read_notebook(path)), target)
+        written.append(target)
+    return written
 
 
-def exercises(nb) -> list[tuple[str, list[str], str, str, str]]:
-    """For each check: its title, the cells it depends on, the stub, the solution, and
-    the check itself.
+class Exercise(NamedTuple):
+    """One check of a chapter, with the sources of the cells that belong to it."""
+
+    title: str
+    needs: list[str]  # the cells it depends on, in order
+    stub: str
+    solution: str
+    check: str
+
+
+def exercises(nb) -> list[Exercise]:
+    """Returns the exercises of a chapter: each ends with its check.
 
     The cells it depends on are found by walking back from the check and collecting the
     cells that define a name that is used further down; imports and magics of the first
     cells come along when they are needed.
     """
-    found, stub, solution = [], "", ""
-    code = [cell for cell in nb.cells if cell.cell_type == "code"]
-    for position, cell in enumerate(code):
-        if "exercise" in tags(cell):
+    found = []
+    before = []  # the ordinary cells so far
+    stub = solution = ""
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            continue
+        role = tags(cell) & ROLES
+        if not role:
+            before.append(cell.source)
+        elif "exercise" in role:
             stub = cell.source
-        elif "solution" in tags(cell):
+        elif "solution" in role:
             solution = cell.source
-        elif "check" in tags(cell):
-            needed = names_used(cell.source) | names_used(stub) | names_used(solution)
-            before = [
-                c.source
-                for c in code[:position]
-                if not tags(c) & {"exercise", "solution", "check"}
-            ]
-            title = next(
-                node.args[0].value
-                for node in ast.walk(ast.parse(cell.source))
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == "check"
-            )
-            found.append(
-                (title, depends_on(needed, before), stub, solution, cell.source)
-            )
+        else:
+            used = set()
+            for source in (stub, solution, cell.source):
+                used |= names_used(source)
+            needs = depends_on(used, before)
+            title = title_of(cell.source)
+            found.append(Exercise(title, needs, stub, solution, cell.source))
     return found
 
 
+def title_of(check: str) -> str:
+    """Returns the first argument of the call check("title", ...) in a cell."""
+    for node in ast.walk(ast.parse(check)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "check":
+            return node.args[0].value
+    raise ValueError(f"no check(...) in the cell {check!r}")
+
+
 def depends_on(needed: set[str], cells: list[str]) -> list[str]:
-    """The cells that define the needed names, and what those need, in order."""
+    """Returns the cells that define the needed names, and what those need, in order."""
     chosen = []
     for source in reversed(cells):
         try:
@@ -84,46 +103,40 @@ def depends_on(needed: set[str], cells: list[str]) -> list[str]:
         if defined & needed:
             needed = needed | names_used(source)
             chosen.append(source)
-    return chosen[::-1]
+    chosen.reverse()
+    return chosen
 
 
 def names_used(source: str) -> set[str]:
-    """Names of the notebook that a cell refers to; what is local to a function or a
-    comprehension does not count.
+    """Returns the names of the notebook that a cell refers to; what is local to a
+    function or a comprehension does not count.
     """
     cell, *inner = scopes(source)
-    return {
-        symbol.get_name() for symbol in cell.get_symbols() if symbol.is_referenced()
-    } | {
-        symbol.get_name()
-        for scope in inner
-        for symbol in scope.get_symbols()
-        if symbol.is_global()
-    }
+    names = {s.get_name() for s in cell.get_symbols() if s.is_referenced()}
+    for scope in inner:
+        names |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
+    return names
 
 
 def names_defined(source: str) -> set[str]:
-    """Names of the notebook that a cell binds or changes: assignments, functions,
-    imports, x[i] = ... and x.a = ...
+    """Returns the names of the notebook that a cell binds or changes: assignments,
+    functions, imports, x[i] = ... and x.a = ...
     """
-    bound = {
-        symbol.get_name()
-        for symbol in scopes(source)[0].get_symbols()
-        if symbol.is_assigned() or symbol.is_imported()
-    }
-    changed = {
-        name
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, (ast.Subscript, ast.Attribute))
-        and isinstance(node.ctx, ast.Store)
-        for name in names_used(ast.unparse(node.value))
-    }
-    return bound | (changed & names_used(source))
+    names = set()
+    for symbol in scopes(source)[0].get_symbols():
+        if symbol.is_assigned() or symbol.is_imported():
+            names.add(symbol.get_name())
+    used = names_used(source)
+    for node in ast.walk(ast.parse(source)):
+        changes = isinstance(node, (ast.Subscript, ast.Attribute))
+        if changes and isinstance(node.ctx, ast.Store):
+            names |= names_used(ast.unparse(node.value)) & used
+    return names
 
 
 def scopes(source: str) -> list[symtable.SymbolTable]:
-    """The cell's own scope, then those of its functions, classes and comprehensions,
-    however deep.
+    """Returns the cell's own scope, then those of its functions, classes and
+    comprehensions, however deep.
     """
     found = [symtable.symtable(source, "cell", "exec")]
     for scope in found:  # grows as it goes

@@ -25,6 +25,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tilelli_nb.training.cpu_tuning import keep_freed_memory, wait_briefly
@@ -45,7 +46,9 @@ DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
 
 
 def versions(T: int, keep: int) -> dict[str, Callable]:
-    """Every version that can be timed on this machine, as a function of q, k, v."""
+    """Every version that can be timed on this machine, as a function of q, k, v; the
+    kernel takes them in one piece, as the model gives them.
+    """
     found = {
         "reference": lambda q, k, v: topk_attention(q, k, v, keep, "reference"),
         "sdpa": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -56,12 +59,14 @@ def versions(T: int, keep: int) -> dict[str, Callable]:
         }
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    from tilelli_nb.model.kernels import packed_attention
+
     mask = create_block_mask(
         lambda b, h, row, key: row >= key, None, None, T, T, device=DEVICE
     )
     flex = torch.compile(flex_attention)
     return found | {
-        "kernel": lambda q, k, v: topk_attention(q, k, v, keep, "triton"),
+        "kernel": lambda qkv: packed_attention(qkv, keep).transpose(1, 2),
         "compiled": torch.compile(found["reference"]),
         "flex": lambda q, k, v: flex(q, k, v, block_mask=mask),
     }
@@ -141,13 +146,13 @@ def measure(
         ).transpose(1, 2)
         for _ in range(4)
     )
-    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    inputs = tuple(x.requires_grad_() for x in (q, k, v))
+    packed = torch.stack([x.detach().transpose(1, 2) for x in inputs], dim=2)
     calls: dict[tuple[str, str], Callable] = {}
     for name, version in versions(T, keep).items():
-        calls[name, "forward"] = lambda version=version: forward(version, q, k, v)
-        calls[name, "both"] = lambda version=version: torch.autograd.grad(
-            version(q, k, v), (q, k, v), d_out
-        )
+        given = (packed.requires_grad_(),) if name == "kernel" else inputs
+        calls[name, "forward"] = partial(forward, version, *given)
+        calls[name, "both"] = partial(both, version, given, d_out)
     for call in calls.values():
         call()  # compiles what is to be compiled
     seconds = {key: [] for key in calls}
@@ -170,9 +175,14 @@ def measure(
 
 
 @torch.no_grad()
-def forward(version: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def forward(version: Callable, *inputs: Tensor) -> Tensor:
     """The forward pass alone."""
-    return version(q, k, v)
+    return version(*inputs)
+
+
+def both(version: Callable, inputs: tuple[Tensor, ...], d_out: Tensor) -> tuple:
+    """Forward, and backward to the gradients of the inputs."""
+    return torch.autograd.grad(version(*inputs), inputs, d_out)
 
 
 def report(T: int, table: dict[str, dict], best: dict[str, float]) -> None:

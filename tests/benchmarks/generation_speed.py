@@ -44,9 +44,9 @@ from training_speed import PlainLM
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.files import write_atomic
-from tilelli_nb.inference.decoding import read
+from tilelli_nb.inference.decoding import prefill_prompt
 from tilelli_nb.inference.prepared import KINDS
-from tilelli_nb.inference.sampling import Sampling, draw, window_start
+from tilelli_nb.inference.sampling import Sampling, sample_next, window_start
 from tilelli_nb.storage.records import dumps, new_record, now
 
 PROMPT, SAMPLING = 128, Sampling(temperature=0.8, seed=0)
@@ -59,7 +59,7 @@ class Stepper:
         self.model = model
 
     def start(self, ids):
-        self.state, logits = read(self.model, ids, 1)
+        self.state, logits = prefill_prompt(self.model, ids, rows=1)
         self.x = self.state.window.new_empty(1)
         return logits[0]
 
@@ -196,7 +196,7 @@ def speed(way, prompt, count):
     logits, generator = way.start(prompt), SAMPLING.generator(0)
     start = time.perf_counter()
     for _ in range(count):
-        logits = way.step(draw(logits, SAMPLING, generator))
+        logits = way.step(sample_next(logits, SAMPLING, generator))
     return count / (time.perf_counter() - start)
 
 
@@ -282,7 +282,7 @@ def bandwidth(megabytes=256, rounds=7):
 
 def weight_bytes(model):
     """Bytes of the matrices that a prepared model reads for each byte it writes."""
-    matrices = [m for block in model.blocks for m in (block.into, block.down)] + [
+    matrices = [m for block in model.blocks for m in (block.fused, block.down)] + [
         model.output
     ]
     return sum(m.weight.nbytes for m in matrices)
@@ -296,7 +296,7 @@ def products_ms(model, rounds=30):
         for _ in range(rounds):
             start = time.perf_counter()
             for block in model.blocks:
-                block.into(y)
+                block.fused(y)
                 block.down(h)
             model.output(y)
             seconds.append(time.perf_counter() - start)

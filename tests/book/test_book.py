@@ -7,9 +7,9 @@ import sys
 
 import nbformat
 import pytest
-import tools
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import build
 import checks
 import offline
 import pairs
@@ -65,13 +65,14 @@ def book(tmp_path):
     """A book of one chapter in a folder of its own: returns write(cells), which gives
     the notebook's path.
     """
-    for folder in ("book", "notebooks", "tilelli_nb"):
+    for folder in ("book", "notebooks", "tilelli_nb", "tilelli_nb/model"):
         (tmp_path / folder).mkdir()
     package = tmp_path / "tilelli_nb"
     (package / "__init__.py").write_text(
-        '_EXPORTS: dict[str, str] = {"CausalConv": "conv", "ternarize": "ternary"}\n'
+        "_EXPORTS: dict[str, str] = "
+        '{"CausalConv": "model.conv", "ternarize": "model.ternary"}\n'
     )
-    for module in ("conv", "ternary", "model"):
+    for module in ("model/__init__", "model/conv", "model/ternary", "config"):
         (package / f"{module}.py").write_text(f"# {module}\n")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: notebooks/01_sample\n")
 
@@ -206,25 +207,59 @@ def test_a_notebook_that_is_too_big_or_not_listed_is_found(book):
     ]
 
 
+def printed(text):
+    return new_output("stream", name="stdout", text=text)
+
+
+def shown(text, kind="text/markdown"):
+    return new_output("display_data", data={kind: text, "text/plain": "y" * 99})
+
+
+@pytest.mark.parametrize(
+    "source, output, tags, said",
+    [
+        ("x" * 79, printed("y" * 79), [], None),
+        ("x" * 80, printed("y"), [], "80 columns of code, more than 79"),
+        ("1", printed("y\n" + "y" * 80), [], "80 columns of output, more than 79"),
+        ("1", printed("y" * 80), ["wrap"], None),
+        ("x" * 80, printed("y" * 80), ["wrap"], "80 columns of code, more than 79"),
+        ("1", printed("\x1b[31m" + "y" * 79 + "\x1b[0m"), [], None),  # red
+        ("1", shown("```python\n" + "z" * 88), [], None),
+        ("1", shown("```python\n" + "z" * 89), [], "89 columns of output"),
+        ("1", shown("<b>1</b>", "text/html"), [], None),
+    ],
+)
+def test_what_is_wider_than_the_column_is_found(book, source, output, tags, said):
+    cell = new_code_cell(source, outputs=[output], metadata={"tags": tags})
+    found = checks.width_problems(book(cell))
+    assert len(found) == bool(said)
+    assert said is None or said in found[0]
+
+
 # --- stamps ---
+
+
+CONV, TERNARY = "model.conv", "model.ternary"
 
 
 @pytest.mark.parametrize(
     "source, names",
     [
-        ("from tilelli_nb import CausalConv", {"conv"}),
-        ("from tilelli_nb.model.conv import CausalConv", {"conv"}),
-        ("import tilelli_nb.model.conv", {"conv"}),
-        ("from tilelli_nb import conv as c", {"conv"}),
-        ("import tilelli_nb as t\nshow(t.ternarize)", {"ternary"}),
-        ("import tilelli_nb\nshow(tilelli_nb.model.conv.CausalConv)", {"conv"}),
-        ("from tilelli_nb import *", {"conv", "ternary", "model"}),
+        ("from tilelli_nb import CausalConv", {CONV}),
+        ("from tilelli_nb.model.conv import CausalConv", {CONV}),
+        ("import tilelli_nb.model.conv", {CONV}),
+        ("import tilelli_nb.model.conv as c\nshow(c.CausalConv)", {CONV}),
+        ("from tilelli_nb.model import conv as c", {CONV}),
+        ("from tilelli_nb import config", {"config"}),
+        ("import tilelli_nb as t\nshow(t.ternarize)", {TERNARY}),
+        ("import tilelli_nb\nshow(tilelli_nb.model.conv.CausalConv)", {CONV}),
+        ("from tilelli_nb import *", {CONV, TERNARY, "config"}),
         (
             "%matplotlib inline\nfrom tilelli_nb import ternarize\nif 1:\n    !ls",
-            {"ternary"},
+            {TERNARY},
         ),
         ("%%bash\nfrom tilelli_nb import CausalConv", set()),
-        ("import torch\nfrom os import path", set()),
+        ("import torch\nfrom os import path\nshow(torch.model.conv)", set()),
     ],
 )
 def test_which_modules_a_chapter_names(book, source, names):
@@ -239,9 +274,9 @@ def test_a_stamp_goes_stale_with_its_own_code_only(book):
     )
     package = path.parent.parent / "tilelli_nb"
     assert not checks.is_stale(path)
-    (package / "model.py").write_text("# another\n")
+    (package / "config.py").write_text("# another\n")
     assert not checks.is_stale(path)
-    (package / "conv.py").write_text("# another\n")
+    (package / "model" / "conv.py").write_text("# another\n")
     assert checks.is_stale(path)
 
 
@@ -292,7 +327,7 @@ def test_a_stamp_goes_stale_with_the_records_it_names(book):
     assert checks.is_stale(path)
 
 
-# --- sync and run ---
+# --- sync and execute ---
 
 
 def edit(path, old, new):
@@ -355,11 +390,11 @@ def test_sync_makes_a_notebook_the_same_way_each_time(tmp_path):
     assert path.read_bytes() == first
 
 
-def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
+def test_executing_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
     book, monkeypatch
 ):
     for name in ("PYTHONPATH", "PYTHONHASHSEED"):
-        # put back after the test: run() sets them for the kernel
+        # put back after the test: execute() sets them for the kernel
         monkeypatch.setenv(name, "")
     path = book(
         new_code_cell(
@@ -367,7 +402,7 @@ def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
         ),
         new_code_cell("for i in range(3):\n    print(i, flush=True)"),
     )
-    tools.run(path)
+    build.execute(path)
     first = path.read_bytes()
     assert checks.run_problems(path) == []
     nb = pairs.read_notebook(path)
@@ -378,16 +413,16 @@ def test_run_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
         nb.cells[0]
         .outputs[0]
         .data["application/vnd.jupyter.widget-view+json"]["model_id"]
-        in nb.metadata.widgets[tools.WIDGETS].state
+        in nb.metadata.widgets[build.WIDGETS].state
     )
     assert all("execution" not in cell.metadata for cell in nb.cells)
-    tools.run(path)
+    build.execute(path)
     assert path.read_bytes() == first
 
     path = book(new_code_cell("1 / 0"))
     before = path.read_bytes()
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        tools.run(path)
+        build.execute(path)
     assert path.read_bytes() == before
 
 

@@ -34,6 +34,16 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+# A4 between its margins, at 96 pixels an inch, and the least that the body keeps there.
+PAPER = {"width": 680, "height": 980}
+# Code and printed text that is cut off: it, or a box around it, would have to scroll.
+CUT_OFF = """() => [...document.querySelectorAll('.bd-article pre')]
+    .filter(pre => {
+        const output = pre.closest('.output');
+        const boxes = [pre, pre.parentElement, ...(output ? [output] : [])];
+        return boxes.some(box => box.scrollWidth > box.clientWidth);
+    })
+    .map(pre => pre.textContent.split('\\n').sort((a, b) => b.length - a.length)[0])"""
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +289,41 @@ def test_a_narrow_page_does_not_scroll_sideways(page):
     finally:
         page.set_viewport_size(WIDE)
     assert width <= NARROW["width"], wide
+
+
+def test_code_and_what_it_prints_fit_into_the_column(page):
+    """A window of 1280 pixels holds 88 characters, and so every cell and every output,
+    also when a scroll bar takes its 15 pixels.
+    """
+    page.set_viewport_size({**WIDE, "width": WIDE["width"] - 15})
+    try:
+        assert page.evaluate(CUT_OFF) == []
+        spare = page.evaluate("""() => [...document.querySelectorAll('.bd-article pre')]
+            .map(pre => {
+                const line = document.createElement('span');
+                line.textContent = 'x'.repeat(88);
+                line.style.cssText = 'position: absolute; white-space: pre';
+                pre.appendChild(line);
+                const style = getComputedStyle(pre);
+                const room = pre.clientWidth
+                    - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+                const left = room - line.getBoundingClientRect().width;
+                line.remove();
+                return left;
+            })""")
+    finally:
+        page.set_viewport_size(WIDE)
+    assert all(pixels >= 0 for pixels in spare)
+
+
+def test_on_paper_nothing_is_cut_off(page):
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    try:
+        assert page.evaluate(CUT_OFF) == []
+    finally:
+        page.emulate_media(media="screen")
+        page.set_viewport_size(WIDE)
 
 
 def test_no_folder_of_this_machine_is_named_in_the_site(build):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 from tilelli_nb.cli.app import app
-from tilelli_nb.errors import CheckpointError
+from tilelli_nb.errors import CheckpointError, ConfigError
 
 
 def tilelli(*arguments, folder, stdin=b""):
@@ -91,11 +91,14 @@ def test_train_stop_resume_generate_and_info(folder):
 def test_train_lets_idle_threads_sleep_before_pytorch_is_loaded(given, spins):
     code = (
         "import os, sys, types\n"
-        "fake = types.SimpleNamespace(launch=lambda options: print(os.environ.get('GOMP_SPINCOUNT'),"
-        " 'torch' in sys.modules) or (None, None))\n"
+        "def launch(options):\n"
+        "    assert options['steps'] == 1 and options['corpus'] == 'stories'\n"
+        "    print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "    return None, None\n"
+        "fake = types.SimpleNamespace(launch=launch, TrainOptions=dict)\n"
         "sys.modules['tilelli_nb.cli.launch'] = fake\n"
-        "from tilelli_nb.cli.app import train\n"
-        "train(steps=1, minutes=None)"
+        "from tilelli_nb.cli.app import app\n"
+        "app(['train', '--steps', '1'])"
     )
     clean = {
         name: value
@@ -257,6 +260,63 @@ def test_pack_info_and_generate_from_a_packed_model(folder):
             "--out",
             folder / "no",
         )
+
+
+def test_a_run_is_finished_by_another_that_keeps_its_configuration(folder):
+    options = ["--config", "small.yaml", "--corpus", "mine.txt", "--lr", "5e-3"]
+    options += ["--batch", "8", "--keep-checkpoints", "1", "--precision", "fp32"]
+    first = ["train", *options, "--stop-at", "10", "--out", "runs/long"]
+    assert tilelli(*first, folder=folder).returncode == 0
+    end = ["train", "--corpus", "mine.txt", "--decay-from", "runs/long", "--steps", "6"]
+    out = tilelli(*end, "--stop-at", "12", folder=folder)
+    assert b"stopped after 12 of 16 steps" in out.stdout, out.stderr
+    # without --resume it would be begun again
+    again = tilelli(*end, folder=folder).stderr.decode()
+    assert "long-decayed already holds a run" in again
+    out = tilelli(*end, "--resume", folder=folder)
+    assert b"16 steps" in out.stdout, out.stderr
+    record = load_record(folder / "runs" / "long-decayed")
+    settings = record["config"]["train"]
+    assert (settings["lr"], settings["batch"]) == (5e-3, 8)
+    assert record["notes"] == "Decays from step 10 of long."
+    assert len(list((folder / "runs" / "long" / "checkpoints").iterdir())) == 1
+
+
+OWN = ["train", "--decay-from", "runs/x"]
+
+
+@pytest.mark.parametrize(
+    "arguments,problem",
+    [
+        (OWN, "--decay-from goes with --steps"),
+        *(
+            ([*OWN, "--steps", "3", option, value], f"{option} is not for a run that")
+            for option, value in {
+                "--config": "nano",
+                "--lr": "0.1",
+                "--batch": "4",
+                "--seed": "0",
+                "--precision": "fp32",
+                "--init": "tilelli/nano",
+                "--notes": "hi",
+            }.items()
+        ),
+        ([*OWN, "--minutes", "3"], "--minutes is not for a run that"),
+        (["train", "--files", "x"], "--files is for fineweb-edu that is written"),
+        (["train", "--min-score", "3"], "--min-score is for fineweb-edu that is"),
+        (["train", "--gigabytes", "1"], "--gigabytes is for fineweb-edu, not for"),
+        (["data", "stories", "--rank", "1"], "--rank is for fineweb-edu, not for"),
+        (
+            ["data", "docs", "--gigabytes", "1", "--files", "x"],
+            "--gigabytes, --files are for fineweb-edu, not for docs",
+        ),
+        (["data", "fineweb-edu", "--seed", "1"], "--seed is not for fineweb-edu"),
+    ],
+)
+def test_an_option_that_could_have_no_effect_is_refused(arguments, problem):
+    with pytest.raises(ConfigError) as error:
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert error.value.problem.startswith(problem) and error.value.fix
 
 
 @pytest.mark.parametrize(

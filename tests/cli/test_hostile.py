@@ -23,7 +23,7 @@ from tilelli_nb import (
     open_shards,
     prepare_shards,
 )
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.training.loop import train
 
 
@@ -35,7 +35,7 @@ def config_file(folder, text):
 
 def with_corpus(folder, text, name="mine.txt"):
     (folder / name).write_text(text)
-    return open_corpus(folder / name, folder / "shards")
+    return prepare_corpus(folder / name, folder / "shards")
 
 
 def damaged_shards(folder, change):
@@ -116,8 +116,8 @@ CASES = {
         ),
         "32 \\+ 1 at once",
     ),
-    "missing path": (lambda d: open_corpus("nothing.txt"), "nothing.txt"),
-    "misspelt corpus": (lambda d: open_corpus("storis"), "stories"),
+    "missing path": (lambda d: prepare_corpus("nothing.txt"), "nothing.txt"),
+    "misspelt corpus": (lambda d: prepare_corpus("storis"), "stories"),
     "unknown kind of file": (lambda d: with_corpus(d, "text", "mine.docx"), "docx"),
     "line that is not JSON": (
         lambda d: with_corpus(d, '{"text": "a"}\n{"text": \n', "mine.jsonl"),
@@ -131,7 +131,7 @@ CASES = {
     "flipped bit in a checkpoint": (lambda d: damaged_model(d, flip), "checksum"),
     "truncated checkpoint": (
         lambda d: damaged_model(d, lambda b: b[:1000]),
-        "checksum|not a checkpoint",
+        "damaged",
     ),
     "checkpoint of another shape": (
         lambda d: small().load_weights(TilelliLM(load_config("nano")).state_dict()),
@@ -268,7 +268,7 @@ def test_a_readers_own_file_trains_with_one_cell(tmp_path, monkeypatch, suffix):
         pyarrow.parquet.write_table(
             pyarrow.table({"text": texts, "id": list(range(len(texts)))}), path
         )
-    record = train(small(), open_corpus(path), "runs/mine", progress=False)
+    record = train(small(), prepare_corpus(path), "runs/mine", progress=False)
     assert (
         record["finished"]
         and record["data"]["source"] == path.name

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
+from tilelli_nb.cli import runpod as commands
 from tilelli_nb.cli.app import app
 from tilelli_nb.errors import MissingDependency, RentalError
 from tilelli_nb.extras import runpod
@@ -259,10 +260,10 @@ def test_fetch_says_and_runs_the_copy(fake, monkeypatch, tmp_path, programs, exp
     ran = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        runpod.shutil, "which", lambda name: name if name in programs else None
+        commands.shutil, "which", lambda name: name if name in programs else None
     )
     monkeypatch.setattr(
-        runpod.subprocess,
+        commands.subprocess,
         "run",
         lambda command: (
             ran.append(command) or subprocess.CompletedProcess(command, len(ran) - 1)

@@ -14,11 +14,11 @@ import torch
 from test_fineweb import write_files
 
 from tilelli_nb import prepare_shards
+from tilelli_nb.cli.launch import TrainOptions, corpus
 from tilelli_nb.data import background
 from tilelli_nb.data.background import fineweb_in_background
-from tilelli_nb.errors import ConfigError, DataError
-from tilelli_nb.cli.launch import corpus
 from tilelli_nb.data.shards import ShardWriter, open_shards
+from tilelli_nb.errors import ConfigError, DataError
 
 
 def texts(n):
@@ -171,8 +171,8 @@ def test_no_writer_is_left_when_its_parent_is_killed(tmp_path):
         "        print('writing', flush=True)\n"
         "        time.sleep(600)\n"
         "def child(tell):\n"
-        "    from tilelli_nb.data.background import Path, write\n"
-        "    write(tell, Path('shards'), Slow(limit_bytes=1, commit='none'))\n"
+        "    from tilelli_nb.data.background import Path, run_writer\n"
+        "    run_writer(tell, Path('shards'), Slow(limit_bytes=1, commit='none'))\n"
         "if __name__ == '__main__':\n"
         "    told, tell = multiprocessing.Pipe(duplex=False)\n"
         "    multiprocessing.get_context('spawn').Process(target=child, args=(tell,)).start()\n"
@@ -221,7 +221,7 @@ def test_a_writer_that_dies_later_is_reported_once(capsys, code, stopping, said)
     event = threading.Event()
     if stopping:
         event.set()
-    background.watch(SimpleNamespace(sentinel=told, exitcode=code), told, event)
+    background.report_death(SimpleNamespace(sentinel=told, exitcode=code), told, event)
     assert ("training goes on with what is there" in capsys.readouterr().err) == said
 
 
@@ -230,6 +230,6 @@ def test_gigabytes_are_for_fineweb_alone():
         pytest.raises(
             ConfigError, match="--gigabytes is for fineweb-edu, not for stories"
         ),
-        corpus(SimpleNamespace(gigabytes=1.0, corpus="stories"), None),
+        corpus(TrainOptions(gigabytes=1.0, corpus="stories"), None),
     ):
         pass

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tilelli_nb.data import documents
-from tilelli_nb.data import stories
+from tilelli_nb.data import documents, stories
 from tilelli_nb.errors import DataError
 
 
@@ -334,7 +333,7 @@ def test_documents_stops_after_the_limit(tmp_path):
 
 
 def test_stories_have_a_limit_of_their_own(monkeypatch):
-    monkeypatch.setattr(stories, "stories", lambda seed: iter(["x" * 1_000_000] * 50))
+    monkeypatch.setattr(documents, "stories", lambda seed: iter(["x" * 1_000_000] * 50))
     assert len(list(documents.documents("stories"))) == 10
 
 

@@ -13,13 +13,11 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from tilelli_nb.data import fineweb
-from tilelli_nb.data import corpus
-from tilelli_nb.data import shards
 from tilelli_nb.cli.app import app
-from tilelli_nb.errors import DataError
-from tilelli_nb.data.fineweb import open_fineweb
+from tilelli_nb.data import corpus, fineweb, shards
+from tilelli_nb.data.fineweb import prepare_fineweb
 from tilelli_nb.data.shards import open_shards, prepare_shards
+from tilelli_nb.errors import DataError
 
 ODD = [
     "",
@@ -75,7 +73,7 @@ def bytes_of(texts):
 
 def test_every_document_arrives_once(pages, tmp_path):
     folder, texts = pages
-    found = open_fineweb(
+    found = prepare_fineweb(
         tmp_path / "shards", files=folder, limit_bytes=10**9, progress=False
     )
     assert stream_of(found) == bytes_of(texts)
@@ -84,7 +82,7 @@ def test_every_document_arrives_once(pages, tmp_path):
 
 def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
     folder, texts = pages
-    good = open_fineweb(
+    good = prepare_fineweb(
         tmp_path / "good",
         files=folder,
         limit_bytes=10**9,
@@ -92,7 +90,9 @@ def test_a_score_and_a_size_limit_what_is_taken(pages, tmp_path):
         progress=False,
     )
     assert stream_of(good) == bytes_of(texts[1::2])
-    few = open_fineweb(tmp_path / "few", files=folder, limit_bytes=500, progress=False)
+    few = prepare_fineweb(
+        tmp_path / "few", files=folder, limit_bytes=500, progress=False
+    )
     sizes = np.cumsum([len((text or "").encode()) for text in texts])
     assert stream_of(few) == bytes_of(texts[: int(np.searchsorted(sizes, 500)) + 1])
 
@@ -103,7 +103,7 @@ def test_nodes_share_the_pages_without_overlap(pages, tmp_path, world):
     folder, texts = pages
     shares = [
         stream_of(
-            open_fineweb(
+            prepare_fineweb(
                 tmp_path / f"node{rank}",
                 files=folder,
                 limit_bytes=10**9,
@@ -162,7 +162,7 @@ class Hub:
 
     def __init__(self, monkeypatch, folder):
         self.asked, self.opened = 0, []
-        monkeypatch.setattr(fineweb, "newest", self.newest)
+        monkeypatch.setattr(fineweb, "newest_commit", self.newest)
         monkeypatch.setattr(fineweb, "load_hub", self.load)
         self.rows = fineweb.load_local(fineweb.list_files(folder))
 
@@ -186,8 +186,8 @@ def test_shards_stay_with_the_commit_they_were_begun_at(pages, tmp_path, monkeyp
         shards.ShardWriter(tmp_path, "fineweb-edu", half.revision, 500).write(
             ((t, None) for t in stopped()), half
         )
-    monkeypatch.setattr(shards, "FINEWEB_SHARD_BYTES", 500)
-    found = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    monkeypatch.setattr(fineweb, "FINEWEB_SHARD_BYTES", 500)
+    found = prepare_fineweb(tmp_path, limit_bytes=10**9, progress=False)
     assert stream_of(found) == bytes_of(pages[1])
     assert found.manifest["revision"].startswith("sample-10BT at commit1,")
     assert hub.asked == 1 and hub.opened == ["sample-10BT at commit1"] * 2
@@ -197,14 +197,14 @@ def test_complete_shards_open_without_the_hub_and_without_datasets(
     pages, tmp_path, monkeypatch
 ):
     hub = Hub(monkeypatch, pages[0])
-    whole = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    whole = prepare_fineweb(tmp_path, limit_bytes=10**9, progress=False)
     monkeypatch.setattr(fineweb, "import_datasets", None)
     # nothing is written, so room is not asked for
     monkeypatch.setattr(fineweb.shutil, "disk_usage", None)
-    again = open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    again = prepare_fineweb(tmp_path, limit_bytes=10**9, progress=False)
     assert again.describe() == whole.describe() and hub.asked == len(hub.opened) == 1
     with pytest.raises(DataError, match="not of 'fineweb-edu' .*score 2 or more"):
-        open_fineweb(tmp_path, limit_bytes=10**9, min_score=2.0)
+        prepare_fineweb(tmp_path, limit_bytes=10**9, min_score=2.0)
 
 
 def test_shards_begun_from_files_are_not_gone_on_with_from_the_hub(pages, tmp_path):
@@ -218,12 +218,12 @@ def test_shards_begun_from_files_are_not_gone_on_with_from_the_hub(pages, tmp_pa
         DataError,
         match=r"was begun from files \(train-00000\.parquet .*\n.*the same --files",
     ):
-        open_fineweb(tmp_path, limit_bytes=10**9)
+        prepare_fineweb(tmp_path, limit_bytes=10**9)
 
 
 def test_what_is_written_already_needs_no_room_again(pages, tmp_path, monkeypatch):
     Hub(monkeypatch, pages[0])
-    open_fineweb(tmp_path, limit_bytes=10**9, progress=False)
+    prepare_fineweb(tmp_path, limit_bytes=10**9, progress=False)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["complete"] = False
     manifest["shards"][0]["bytes"] = 9 * 10**8
@@ -260,14 +260,14 @@ def broken_rows():
 
 def test_fineweb_without_a_size_is_one_hint():
     with pytest.raises(DataError, match="give --gigabytes 2"):
-        corpus.open_corpus("fineweb-edu")
+        corpus.prepare_corpus("fineweb-edu")
 
 
 def test_ctrl_c_keeps_what_is_written_and_says_so(pages, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fineweb, "open_fineweb", interrupted)
+    monkeypatch.setattr(fineweb, "prepare_fineweb", interrupted)
     done = CliRunner().invoke(app, ["data", "fineweb-edu", "--gigabytes", "1"])
     assert done.exit_code == 130 and "the same command goes on" in done.output
 
@@ -312,7 +312,7 @@ def test_a_small_disk_is_refused_before_anything_is_read(pages, tmp_path, monkey
     with pytest.raises(
         DataError, match=r"2\.00 GB are asked for and 1\.00 GB of disk are free"
     ):
-        open_fineweb(tmp_path / "shards", files=pages[0], limit_bytes=2 * 10**9)
+        prepare_fineweb(tmp_path / "shards", files=pages[0], limit_bytes=2 * 10**9)
     assert not (tmp_path / "shards").exists()
 
 

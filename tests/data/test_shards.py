@@ -10,9 +10,9 @@ import torch
 
 from tilelli_nb import open_shards, prepare_shards
 from tilelli_nb.data import documents
-from tilelli_nb.errors import DataError
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.data.shards import is_held_out
+from tilelli_nb.errors import DataError
 
 
 def numbered(n=200):
@@ -164,15 +164,15 @@ def test_a_corpus_shorter_than_the_context_is_an_error(tmp_path):
 def test_a_file_opens_as_a_corpus_and_a_changed_one_anew(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.txt").write_text("\n\n".join(numbered()))
-    first = open_corpus("mine.txt")
+    first = prepare_corpus("mine.txt")
     assert first.folder.parent.name == "data" and first.manifest["source"] == "mine.txt"
     assert (
-        open_corpus("mine.txt").folder
+        prepare_corpus("mine.txt").folder
         == first.folder
-        == open_corpus(first.folder).folder
+        == prepare_corpus(first.folder).folder
     )
     (tmp_path / "mine.txt").write_text("\n\n".join(numbered(300)))
-    assert open_corpus("mine.txt").folder != first.folder
+    assert prepare_corpus("mine.txt").folder != first.folder
 
 
 def test_a_folder_with_its_own_split_keeps_it(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_folder_with_its_own_split_keeps_it(tmp_path, monkeypatch):
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps({"text": t}) + "\n" for t in texts)
         )
-    shards = open_corpus(folder)
+    shards = prepare_corpus(folder)
     assert (shards.train.read(), shards.val.read()) == (b"one\0two\0", b"three\0")
 
 
@@ -200,9 +200,9 @@ def test_stories_that_have_changed_make_new_shards(tmp_path, monkeypatch):
         "stories",
         lambda seed: (f"The {told['word']} told story {i}." for i in range(10**6)),
     )
-    first = open_corpus("stories", megabytes=0.01)
-    assert open_corpus("stories", megabytes=0.01).folder == first.folder
+    first = prepare_corpus("stories", megabytes=0.01)
+    assert prepare_corpus("stories", megabytes=0.01).folder == first.folder
     told["word"] = "owl"
-    second = open_corpus("stories", megabytes=0.01)
+    second = prepare_corpus("stories", megabytes=0.01)
     assert b"The owl" in second.train.read() and b"The fox" not in second.train.read()
-    assert b"The fox" in open_corpus(first.folder).train.read()
+    assert b"The fox" in prepare_corpus(first.folder).train.read()

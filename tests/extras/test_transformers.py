@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import random_ids, tiny
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
 from tilelli_nb.errors import MissingDependency, TokenError
@@ -73,6 +74,21 @@ def test_generation_pipeline_and_loss(auto):
     mask[0, 0] = 0
     with pytest.raises(TokenError, match="padded on the left"):
         model(x, attention_mask=mask)
+
+
+@pytest.mark.parametrize("context", [1, 7, 8])
+def test_a_longer_text_has_the_window_of_our_own_steps(tmp_path, context):
+    pytest.importorskip("transformers", reason="an optional library")
+    from tilelli_nb.extras.transformers import TilelliForCausalLM
+
+    lm = tiny(dtype=torch.float32, context=context, keep=1)
+    lm.save_pretrained(tmp_path)
+    model, state = TilelliForCausalLM.from_pretrained(tmp_path), lm.new_state()
+    ids = random_ids(3 * context + 2)
+    for n, byte in enumerate(ids, start=1):
+        expected = lm.step(torch.tensor([byte]), state)[0]
+        found = model(torch.tensor([ids[:n]])).logits[0, -1]
+        assert (found - expected).abs().max() < 1e-4
 
 
 def test_the_harness_measures_what_score_measures(auto):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_model import tiny
+from tiny_models import tiny
 from typer.testing import CliRunner
 
 from tilelli_nb import TilelliLM

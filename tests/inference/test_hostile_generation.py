@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_model import tiny
+from tiny_models import tiny
 
 from tilelli_nb.errors import GenerationError, TokenError
 from tilelli_nb.inference.prepared import KINDS

@@ -124,7 +124,7 @@ def regions(data):
     header = json.loads(data[8 : 8 + length])
     yield from range(8)
     yield from range(8, 8 + length, 7)
-    digest = data.index(b"file_sha256") + 16
+    digest = data.index(b"sha256 ") + 7
     yield from range(digest, digest + 64)
     for name, about in header.items():
         if name != "__metadata__":

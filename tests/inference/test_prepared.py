@@ -2,6 +2,7 @@
 weights, one byte at a time.
 """
 
+import gc
 import math
 import pickle
 from copy import deepcopy
@@ -10,7 +11,7 @@ from itertools import islice
 import pytest
 import torch
 import torch.nn.functional as F
-from test_model import oracle, random_ids, tiny
+from tiny_models import oracle, random_ids, tiny
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
@@ -27,6 +28,7 @@ from tilelli_nb.inference.prepared import (
     int8_rows,
 )
 from tilelli_nb.inference.sampling import Sampling, window_start
+from tilelli_nb.language_model import FORMS
 
 
 def windowed(lm, ids):
@@ -133,7 +135,7 @@ def test_ties_are_all_kept():
         model.step(torch.tensor([byte]), state)
     y = lm.blocks[0].norm(lm.token.weight[ids] + lm.position.weight[:30])
     mean = (y @ lm.blocks[0].attention.weight[48:].t()).mean(0)
-    assert torch.allclose(state.blocks.attended.flatten(), mean, atol=1e-12)
+    assert torch.allclose(state.blocks.work.attended.flatten(), mean, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -241,7 +243,7 @@ def test_ternary_keeps_the_codes_and_the_scale():
     model = lm.prepare("ternary")
     for block, prepared in zip(lm.blocks, model.blocks, strict=True):
         for layer, matrix, first in (
-            (block.ffn.up, prepared.into, 3 * 32),
+            (block.ffn.up, prepared.fused, 3 * 32),
             (block.ffn.down, prepared.down, 0),
         ):
             alpha = layer.weight.abs().mean()
@@ -311,7 +313,7 @@ def test_generate_writes_the_text_of_the_plain_model(
 ):
     settings = {"max_new": 40, "temperature": temperature, "seed": length}
     ids = held_out[1 : 1 + length]
-    assert isinstance(nano.writer(), Prepared)
+    assert isinstance(nano.fast_form(), Prepared)
     expected = plain(nano, ids, **settings)
     assert nano.generate(ids, **settings) == expected
     assert [*ids, *nano.stream(ids, **settings)] == expected
@@ -321,10 +323,10 @@ def test_generate_writes_the_text_of_the_plain_model(
 
 def test_a_model_is_prepared_once():
     lm = small()
-    first = lm.writer()
+    first = lm.fast_form()
     lm.generate([1, 2], max_new=3)
     lm.score(bytes(range(64)))
-    assert lm.writer() is first
+    assert lm.fast_form() is first
     assert lm.generate([1, 2], max_new=0) == [1, 2]
 
 
@@ -388,19 +390,19 @@ def test_a_changed_weight_changes_the_text(change):
     torch.manual_seed(0)
     lm, settings = small(), {"max_new": 60, "temperature": 1, "seed": 4, "stop": ()}
     before = lm.generate([40, 200], **settings)
-    first = lm.writer()
+    first = lm.fast_form()
     change(lm)
     after = lm.generate([40, 200], **settings)
-    assert lm.writer() is not first
+    assert lm.fast_form() is not first
     assert after == plain(lm, [40, 200], **settings) != before
 
 
 def test_weights_that_change_places_behind_the_counter_are_noticed():
     lm = small()
     lm.norm.bias.data[:2] = torch.tensor([1.0, 2.0])
-    first = lm.writer()
+    first = lm.fast_form()
     lm.norm.bias.data[:2] = torch.tensor([2.0, 1.0])
-    assert lm.writer() is not first
+    assert lm.fast_form() is not first
 
 
 @torch.no_grad()
@@ -417,7 +419,7 @@ def test_a_latent_weight_that_crosses_a_border_is_noticed():
     first_of_up = 3 * 32  # in the prepared block it stands below q, k and v
     for latent, code in ((zero, 0), (one, 1), (zero, 0)):
         up.weight[0, 0] = latent
-        found = lm.writer().blocks[0].into.weight[0, first_of_up].item()
+        found = lm.fast_form().blocks[0].fused.weight[0, first_of_up].item()
         assert found == pytest.approx(code * scale / math.sqrt(2), rel=1e-2)
     assert one - zero < 1e-6 * scale
 
@@ -430,12 +432,12 @@ def test_sampling_while_training_writes_with_the_weights_of_the_moment():
     texts = []
     for _ in range(3):
         lm.train()
-        assert lm.kept.made is None, "nothing is kept while training goes on"
+        assert lm not in FORMS, "nothing is kept while training goes on"
         optimizer.zero_grad()
         lm(x, y).backward()
         optimizer.step()
         texts.append(lm.generate([3], **settings))  # in train() as well
-        assert lm.writer() is lm
+        assert lm.fast_form() is lm
         lm.eval()
         assert lm.generate([3], **settings) == plain(lm, [3], **settings) == texts[-1]
     assert texts[0] != texts[2]
@@ -472,9 +474,9 @@ def keeping_fewer_keys(lm):
 )
 def test_a_model_that_cannot_be_prepared_exactly_writes_by_itself(change):
     lm = small()
-    assert isinstance(lm.writer(), Prepared)
+    assert isinstance(lm.fast_form(), Prepared)
     change(lm)
-    assert lm.writer() is lm
+    assert lm.fast_form() is lm
 
 
 def test_other_kinds_of_model_write_by_themselves():
@@ -482,14 +484,14 @@ def test_other_kinds_of_model_write_by_themselves():
         pass
 
     config = load_config("nano").with_model(d_model=16, n_blocks=1)
-    assert isinstance(TilelliLM(config).eval().writer(), Prepared)
+    assert isinstance(TilelliLM(config).eval().fast_form(), Prepared)
     vanilla = TilelliLM(config.with_model(block="vanilla")).eval()
     for lm in (vanilla, Another(config).eval()):
-        assert lm.writer() is lm
+        assert lm.fast_form() is lm
         assert lm.generate([1], max_new=3, stop=())[0] == 1
     lm = TilelliLM(config).eval()
     with torch.autocast("cpu", torch.bfloat16):
-        assert lm.writer() is lm
+        assert lm.fast_form() is lm
 
 
 def test_copies_and_files_do_not_know_of_it(tmp_path):
@@ -497,7 +499,7 @@ def test_copies_and_files_do_not_know_of_it(tmp_path):
     names = list(lm.state_dict())
     lm.save_pretrained(tmp_path / "before")
     text = lm.generate([5], max_new=20, seed=1)
-    assert lm.kept.made is not None and list(lm.state_dict()) == names
+    assert lm in FORMS and list(lm.state_dict()) == names
     lm.save_pretrained(tmp_path / "after")
     before, after = (
         (tmp_path / when / "model.safetensors").read_bytes()
@@ -505,9 +507,18 @@ def test_copies_and_files_do_not_know_of_it(tmp_path):
     )
     assert before == after
     for copy in (deepcopy(lm), pickle.loads(pickle.dumps(lm))):
-        assert copy.kept.made is None
+        assert copy not in FORMS
         assert copy.generate([5], max_new=20, seed=1) == text
-        assert copy.writer() is not lm.writer()
+        assert copy.fast_form() is not lm.fast_form()
+
+
+def test_a_model_that_is_gone_takes_its_form_along():
+    lm = small()
+    lm.generate([1], max_new=1)
+    before = len(FORMS)
+    del lm
+    gc.collect()
+    assert len(FORMS) == before - 1
 
 
 def test_weights_that_were_made_in_inference_mode():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.data.corpus import open_corpus
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.errors import ConfigError
 from tilelli_nb.model.vanilla import VanillaBlock
 from tilelli_nb.training.loop import train
@@ -125,7 +125,7 @@ def test_steps_agree_with_forward_and_nothing_leaks():
 
 
 def test_the_same_trainer_saves_and_loads_it(tmp_path):
-    shards = open_corpus("stories", tmp_path / "shards", megabytes=0.05)
+    shards = prepare_corpus("stories", tmp_path / "shards", megabytes=0.05)
     config = load_config("vanilla_10m").with_model(
         d_model=24, n_blocks=2, n_heads=3, context=32
     )

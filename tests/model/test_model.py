@@ -7,10 +7,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import oracle, random_ids, tiny
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError, GenerationError, TokenError
-from tilelli_nb.inference.sampling import Sampling, draw, probabilities, window_start
+from tilelli_nb.inference.sampling import (
+    Sampling,
+    probabilities,
+    sample_next,
+    window_start,
+)
 from tilelli_nb.inference.scoring import log_probs
 
 TABLES = {
@@ -35,25 +41,6 @@ TABLES = {
         "norms": 1_280,
     },
 }
-
-
-def tiny(seed=0, dtype=torch.float64, **sizes):
-    """A model of two blocks whose router is not at its even start."""
-    config = load_config("nano").with_model(
-        **{"d_model": 24, "n_blocks": 2, "n_heads": 3, "keep": 4, **sizes}
-    )
-    lm = TilelliLM(config, seed).to(dtype).eval()
-    for block in lm.blocks:
-        block.router.weight.data.normal_(
-            0, 0.5, generator=torch.Generator().manual_seed(seed + 1)
-        )
-    return lm
-
-
-def random_ids(n, seed=0):
-    return torch.randint(
-        0, 256, (n,), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
 
 
 @pytest.mark.parametrize("name,total", [("lite_10m", 10_050_816), ("nano", 824_576)])
@@ -136,20 +123,39 @@ def test_window_golden():
     ]
 
 
-def oracle(lm, ids):
-    """Logits after ids by the definition: the window read from scratch."""
-    with torch.no_grad():
-        return lm(
-            torch.tensor([ids[window_start(len(ids), lm.config.model.context) :]])
-        )[0, -1]
-
-
 def test_steps_agree_with_the_window_read_again():
     lm, ids = tiny(context=32), random_ids(150)
     state = lm.new_state()
     for n, byte in enumerate(ids, start=1):
         logits = lm.step(torch.tensor([byte]), state)[0]
         assert (logits - oracle(lm, ids[:n])).abs().max() < 1e-10, n
+
+
+def test_odd_windows_worked_out_by_hand():
+    """A full window drops its larger half: 7 bytes drop 4 and keep 3, 1 drops 1."""
+    seven = [window_start(n, 7) for n in (7, 8, 11, 12, 15, 16)]
+    assert seven == [0, 4, 4, 8, 8, 12]
+    assert [window_start(n, 1) for n in (0, 1, 2, 3)] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("block", ["routed", "vanilla"])
+@pytest.mark.parametrize("context", [1, 2, 3, 7])
+def test_one_rule_for_every_context(context, block):
+    """Steps, generation and sliding scores, of the model and its prepared form, against
+    the window read again."""
+    lm = tiny(context=context, keep=min(4, context), block=block)
+    ids = random_ids(5 * context + 3)
+    after = torch.stack([oracle(lm, ids[:n]) for n in range(1, len(ids) + 1)])
+    forms = [lm, lm.prepare()] if block == "routed" else [lm]
+    for model in forms:
+        state = model.new_state()
+        steps = [model.step(torch.tensor([byte]), state)[0] for byte in ids]
+        assert (torch.stack(steps) - after).abs().max() < 1e-9
+        found = model.log_probs(torch.tensor(ids), sliding=True)
+        expected = after[:-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        assert (found - expected).abs().max() < 1e-9
+        best = int(after[-1].argmax())
+        assert model.generate(ids, max_new=1, temperature=0, stop=()) == [*ids, best]
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 31, 32, 33, 48, 49, 100])
@@ -224,7 +230,7 @@ def test_a_draw_is_the_draw_of_multinomial():
         ours, theirs = sampling.generator(0), sampling.generator(0)
         p = probabilities(logits, sampling)
         for _ in range(50):
-            assert draw(logits, sampling, ours) == int(
+            assert sample_next(logits, sampling, ours) == int(
                 torch.multinomial(p, 1, generator=theirs)
             )
 
@@ -269,6 +275,15 @@ def test_the_stop_byte_ends_the_text_and_is_not_in_it():
 def test_settings_outside_their_range_are_named(settings):
     with pytest.raises(GenerationError, match=next(iter(settings))):
         tiny().generate([1], **settings)
+
+
+@pytest.mark.parametrize("name", ["max_new", "temperature", "top_k", "top_p", "seed"])
+def test_none_is_allowed_where_it_has_a_meaning(name):
+    if name in ("top_k", "top_p", "seed"):
+        assert getattr(Sampling(**{name: None}), name) is None
+    else:
+        with pytest.raises(GenerationError, match=f"{name} = None"):
+            Sampling(**{name: None})
 
 
 # Saving

@@ -7,9 +7,10 @@ import re
 
 import pytest
 import torch
-from test_model import random_ids, tiny
+from tiny_models import random_ids, tiny
 
 from tilelli_nb.inference.sampling import Sampling
+from tilelli_nb.notebook import controls
 from tilelli_nb.notebook import inference_widgets as players
 
 
@@ -91,9 +92,9 @@ def test_the_bars_tell_what_a_draw_would_do():
 
 def test_the_controls_change_what_is_shown(monkeypatch):
     shown, made = [], []
-    monkeypatch.setattr(players, "_show_widget", made.append)
+    monkeypatch.setattr(controls, "show_widget", made.append)
     monkeypatch.setattr(
-        players, "_show_html", lambda html: shown.append(html) or shown.append
+        controls, "show_html", lambda html: shown.append(html) or shown.append
     )
     players.sampling_player(torch.arange(256.0), top_k=3)
     made[0].children[1].value = 1
@@ -114,9 +115,9 @@ def test_the_controls_change_what_is_shown(monkeypatch):
 
 def test_without_ipywidgets_the_result_is_shown_all_the_same(monkeypatch):
     shown = []
-    monkeypatch.setattr(players, "_ipywidgets", lambda: None)
+    monkeypatch.setattr(controls, "ipywidgets", lambda: None)
     monkeypatch.setattr(
-        players, "_show_html", lambda html: shown.append(html) or shown.append
+        controls, "show_html", lambda html: shown.append(html) or shown.append
     )
     players.sampling_player(torch.arange(256.0))
     players.stream_text(tiny(context=32).prepare(), "ab", max_new=5)

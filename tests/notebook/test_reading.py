@@ -315,7 +315,8 @@ def test_in_a_kernel_the_output_of_the_first_cell_changes():
 
 def test_reading_modules_do_not_import_torch():
     code = (
-        "import sys; from tilelli_nb import exercises, figures, show, tokenizer, widgets; "
+        "import sys; from tilelli_nb.data import tokenizer; "
+        "from tilelli_nb.notebook import controls, exercises, figures, show, widgets; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

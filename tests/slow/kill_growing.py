@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kill_fineweb import arguments, digests, report, write_files
 
-from tilelli_nb.data.fineweb import open_fineweb
+from tilelli_nb.data.fineweb import prepare_fineweb
 from tilelli_nb.storage.records import load_metrics, load_record, new_record
 
 CONFIG = (
@@ -113,7 +113,7 @@ def main() -> None:
         finished.communicate(timeout=600)
         lines, data = load_metrics(run), load_record(run)["data"]
         joined = [line["train_shards"] for line in lines if "train_shards" in line]
-        open_fineweb(folder / "alone", files=folder / "files", limit_bytes=10**9)
+        prepare_fineweb(folder / "alone", files=folder / "files", limit_bytes=10**9)
         checks = {
             "finished": finished.returncode == 0
             and load_record(run)["finished"] is not None,

@@ -1,16 +1,22 @@
 """Files that are whole or refused."""
 
+import hashlib
+import json
+import os
 import pickle
-import random
+import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
+import safetensors.torch
 import torch
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError
-from tilelli_nb.storage.checkpoint import newest_good, read_tensors, write_tensors
+from tilelli_nb.pretrained import WEIGHTS
+from tilelli_nb.storage.checkpoint import latest_valid, read_tensors, write_tensors
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -34,29 +40,187 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path):
     assert len({(tmp_path / str(i)).read_bytes() for i in range(10)}) == 1
 
 
-def test_any_flipped_byte_is_refused(tmp_path):
+def sections(data: bytes) -> tuple[int, int]:
+    """Where the header begins, and where the numbers do: worked out from the format."""
+    return 8, 8 + struct.unpack("<Q", data[:8])[0]
+
+
+def test_any_flipped_byte_is_refused_in_the_header_and_in_the_numbers(tmp_path):
     path = tmp_path / "f"
-    write_tensors(path, TENSORS, {"step": 3})
+    write_tensors(path, TENSORS, {"step": 3, "lr": 1e-05})
     data = path.read_bytes()
-    rng = random.Random(0)
+    _, numbers = sections(data)
+    assert len(data) - numbers == 3 * 4 * 4 + 3  # both tensors are among them
     for position in range(len(data)):
-        path.write_bytes(
-            data[:position]
-            + bytes([data[position] ^ (1 << rng.randrange(8))])
-            + data[position + 1 :]
-        )
-        with pytest.raises(CheckpointError):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="damaged"):
             read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, about: (t, about | {"step": 4}),
+        lambda t, about: (t | {"a": t["a"] + 1}, about),
+        lambda t, about: (t | {"a": t["a"].view(4, 3)}, about),
+        lambda t, about: (t | {"a": t["a"].view(torch.int32)}, about),
+        lambda t, about: ({"c": t["a"], "b": t["b"]}, about),
+        lambda t, about: ({"a": t["a"]}, about),
+        lambda t, about: (t | {"c": torch.zeros(0)}, about),
+    ],
+    ids=["metadata", "numbers", "shape", "dtype", "name", "one-less", "one-more"],
+)
+def test_the_checksum_covers_everything_that_is_read_back(tmp_path, change):
+    """The file of something else, with the checksum of the original put into it."""
+    path = tmp_path / "f"
+    found = []
+    for tensors, about in ((TENSORS, {"step": 3}), change(TENSORS, {"step": 3})):
+        write_tensors(path, tensors, about)
+        data = path.read_bytes()
+        start = data.index(b"sha256 ") + 7
+        found.append((data, data[start : start + 64]))
+    (_, first), (other, second) = found
+    assert first != second
+    path.write_bytes(other.replace(second, first))
+    with pytest.raises(CheckpointError, match="checksum"):
+        read_tensors(path)
 
 
 def test_any_truncation_is_refused(tmp_path):
     path = tmp_path / "f"
     write_tensors(path, TENSORS, {})
     data = path.read_bytes()
-    for length in (0, 1, 7, 8, 50, len(data) - 1):
+    for length in range(len(data)):
         path.write_bytes(data[:length])
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="damaged"):
             read_tensors(path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_tensors(path)
+
+
+def test_odd_tensors_come_back(tmp_path):
+    """No elements, no dimensions, truth values, bf16, and memory with gaps."""
+    odd = {
+        "empty": torch.zeros(0, 5),
+        "scalar": torch.tensor(1.5, dtype=torch.float64),
+        "bool": torch.tensor([True, False]),
+        "bf16": torch.tensor([[1.0, -2.5]], dtype=torch.bfloat16),
+        "turned": torch.arange(6).view(2, 3).T,
+        "weight": torch.nn.Parameter(torch.ones(2)),
+    }
+    write_tensors(tmp_path / "f", odd, {})
+    found, _ = read_tensors(tmp_path / "f")
+    for name, tensor in odd.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+
+
+# Files of other programs, and of before
+
+
+def test_a_file_of_the_library_itself_loads_and_says_that_it_is_unchecked(tmp_path):
+    for about in (None, {"format": "pt"}):
+        safetensors.torch.save_file(TENSORS, tmp_path / "f", about)
+        with pytest.warns(UserWarning, match="f carries no checksum"):
+            tensors, metadata = read_tensors(tmp_path / "f")
+        assert metadata == {} and tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_a_model_of_the_library_itself_loads_with_the_configuration_beside_it(tmp_path):
+    lm = TilelliLM(load_config("nano").with_model(n_blocks=1))
+    lm.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(dict(lm.state_dict()), file)
+    with pytest.warns(UserWarning, match="no checksum"):
+        again = TilelliLM.from_pretrained(tmp_path)
+    assert again.config == lm.config
+    for name, weight in again.state_dict().items():
+        assert torch.equal(weight, lm.state_dict()[name]), name
+    for text in (None, "[]", "not JSON", '{"model_type": "bert"}'):
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        if text:
+            (tmp_path / "config.json").write_text(text)
+        with (
+            pytest.warns(UserWarning, match="no checksum"),
+            pytest.raises(CheckpointError, match="what model .*\n.*config.json"),
+        ):
+            TilelliLM.from_pretrained(tmp_path)
+
+
+def write_as_before(path, tensors, metadata):
+    """The format of before: the sha256 of the whole file, written into it where 64
+    zeros had stood.
+    """
+    about = json.dumps({**metadata, "file_sha256": "0" * 64}, sort_keys=True)
+    data = safetensors.torch.save(tensors, {"tilelli": about})
+    place = data.index(b"0" * 64)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    path.write_bytes(data[:place] + digest + data[place + 64 :])
+
+
+def test_a_file_of_before_loads_without_a_warning_and_is_checked(tmp_path, recwarn):
+    path = tmp_path / "f"
+    write_as_before(path, TENSORS, {"step": 3, "lr": 1e-05})
+    tensors, metadata = read_tensors(path)
+    assert metadata == {"step": 3, "lr": 1e-05}
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    data = path.read_bytes()
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_tensors(path)
+    assert not recwarn.list
+
+
+def test_the_bundled_weights_are_of_before_and_load_bit_for_bit(recwarn):
+    path = WEIGHTS / "nano" / "model.safetensors"
+    data = path.read_bytes()
+    assert b"file_sha256" in data[: sections(data)[1]]
+    expected = safetensors.torch.load(data)  # by the library alone
+    tensors, metadata = read_tensors(path)
+    assert "file_sha256" not in metadata and metadata["config"]["name"] == "nano"
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
+    assert not recwarn.list
+
+
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    """save_model writes two files. Whatever instant it is killed at, what is there
+    loads: as it was, or as it is now.
+    """
+    old = TilelliLM(load_config("nano").with_model(n_blocks=1), seed=1)
+    new = TilelliLM(load_config("nano").with_model(n_blocks=2), seed=2)
+    real, seen = os.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def instants(kill_at):
+        calls = []
+
+        def replace(source, target):
+            calls.append(target)
+            if len(calls) == kill_at:
+                raise Killed
+            real(source, target)
+
+        return replace
+
+    for kill_at in (1, 2, 3):
+        old.save_pretrained(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr("os.replace", instants(kill_at))
+            with suppress(Killed):
+                new.save_pretrained(tmp_path)
+        seen.append(TilelliLM.from_pretrained(tmp_path).config.model.n_blocks)
+    assert seen == [1, 2, 2]
 
 
 def test_a_pickle_is_refused_and_never_run(tmp_path):
@@ -82,16 +246,19 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         lm.load_weights(other.state_dict())
 
 
-def test_the_newest_whole_checkpoint_is_used(tmp_path):
+def test_the_latest_valid_checkpoint_is_used(tmp_path):
     for step in (10, 20, 30):
         write_tensors(
             tmp_path / f"step-{step:08d}.safetensors", TENSORS, {"step": step}
         )
-    assert newest_good(tmp_path)[1]["step"] == 30
+    assert latest_valid(tmp_path)[1]["step"] == 30
     (tmp_path / "step-00000030.safetensors").write_bytes(b"half a fi")
     with pytest.warns(UserWarning, match="trying the one before"):
-        assert newest_good(tmp_path)[1]["step"] == 20
-    assert newest_good(tmp_path / "nothing") is None
+        assert latest_valid(tmp_path)[1]["step"] == 20
+    safetensors.torch.save_file(TENSORS, tmp_path / "step-00000040.safetensors")
+    with pytest.warns(UserWarning, match="no checkpoint of a run; trying the one"):
+        assert latest_valid(tmp_path)[1]["step"] == 20
+    assert latest_valid(tmp_path / "nothing") is None
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):

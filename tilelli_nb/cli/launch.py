@@ -1,18 +1,18 @@
-"""What `tilelli train` does with its options: model, corpus, watchers, and then the
-loop.
+"""What `tilelli train` does with its options: it makes the model, opens the corpus,
+starts the loggers, and hands all of them to the training loop.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from .. import pretrained
 from ..config import Config, load_config
 from ..data.background import fineweb_in_background, wait_for_shards
-from ..data.corpus import open_corpus
+from ..data.corpus import prepare_corpus
 from ..data.fineweb import default_folder
 from ..data.shards import Shards
 from ..errors import ConfigError
@@ -23,107 +23,198 @@ from ..training.distributed import Processes
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
 from ..training.resuming import branch
+from .options import FINEWEB, refuse
 
 
-def launch(o: SimpleNamespace) -> tuple[dict[str, Any] | None, Path]:
-    """Trains with the options of the command: the record (None in all processes but the
-    first) and its folder.
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `tilelli train`, which explains each of them in its `--help`; None
+    is not given.
     """
-    processes = Processes(o.device)
-    changes = {
-        "steps": o.steps,
-        "batch": o.batch,
-        "lr": o.lr,
-        "seed": o.seed,
-        "keep_checkpoints": o.keep,
-        "precision": o.precision,
-    }
-    settings = load_config(o.config).with_train(
-        **{key: value for key, value in changes.items() if value is not None}
-    )
-    out = o.out or Path("runs") / f"{settings.name}-{Path(o.corpus).stem}"
-    if o.decay_from:
-        settings = finishing(o, out, processes)
+
+    # what is trained, and on what
+    config: str | None = None  # a name or a YAML file; nano unless given
+    corpus: str = "stories"  # a name, a file, a folder of files or of shards
+    init: str | None = None  # a model whose weights are the first ones
+
+    # how long, and where
+    steps: int | None = None  # length of the schedule
+    minutes: float | None = None  # what the length is made from instead
+    stop_at: int | None = None  # a step of the schedule
+    out: Path | None = None  # folder of the run
+    resume: bool = False
+    decay_from: Path | None = None  # folder of a run that this one finishes
+
+    # what replaces a value of the configuration
+    batch: int | None = None  # sequences a step
+    micro_batch: str = "auto"  # sequences at once
+    lr: float | None = None  # the highest learning rate
+    precision: str | None = None
+    seed: int | None = None
+    keep_checkpoints: int | None = None  # how many files stay
+
+    # the machine
+    device: str | None = None  # the best one here unless given
+    compiled: bool | None = None  # torch.compile; on CUDA unless given
+    usd_per_hour: float | None = None  # as in the table unless given
+    max_dollars: float | None = None  # no limit unless given
+
+    # what one sees of the run
+    prompt: str = ""  # what the samples continue
+    tensorboard: bool = False
+    wandb: str | None = None  # a project of Weights & Biases
+    notes: str = ""  # for the run record
+
+    # FineWeb-Edu, written while training runs
+    gigabytes: float | None = None  # how much of it
+    files: Path | None = None  # a folder of it, in place of the hub
+    min_score: float = 0.0  # how educational a page must be, 0 to 5
+
+
+def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
+    """Trains as the options say. Returns the run record (None in all processes but the
+    first) and the folder of the run.
+    """
+    processes = Processes(options.device)  # one, unless torchrun started more
+    if options.decay_from:
+        settings, out = finishing(options, processes)
+    else:
+        settings, out = beginning(options)
     lm = TilelliLM(settings).to(processes.device)
+    # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
-    lm.config = settings.with_train(micro_batch=micro_batch(o.micro_batch, lm, rows))
-    notes = o.notes
-    if o.init:
-        lm.load_weights(pretrained.load_model(o.init)[0])
-        notes = " ".join(
-            filter(None, [f"Started from the weights of {o.init}.", notes])
-        )
-    with corpus(o, processes) as shards:
+    fitting = micro_batch(options.micro_batch, lm, rows)
+    lm.config = settings.with_train(micro_batch=fitting)
+    notes = options.notes
+    # weights alone: the optimizer and the schedule begin anew
+    if options.init:
+        tensors, _ = pretrained.load_model(options.init)
+        lm.load_weights(tensors)
+        notes = f"Started from the weights of {options.init}. {notes}".strip()
+    on_log = None
+    if processes.is_first:  # one process logs for all
+        on_log = to_loggers(options, out, settings)
+    with corpus(options, processes) as shards:
         record = train(
             lm,
             shards,
             out,
-            resume=o.resume or o.decay_from is not None,
-            stop_at=o.stop_at,
-            minutes=o.minutes,
-            prompt=o.prompt,
-            device=o.device,
-            compiled=o.compiled,
-            usd_per_hour=o.usd_per_hour,
-            max_dollars=o.max_dollars,
+            # finishing() has copied a checkpoint to go on from
+            resume=options.resume or options.decay_from is not None,
+            stop_at=options.stop_at,
+            minutes=options.minutes,
+            prompt=options.prompt,
+            device=options.device,
+            compiled=options.compiled,
+            usd_per_hour=options.usd_per_hour,
+            max_dollars=options.max_dollars,
             notes=notes,
-            on_log=watchers(o, out, settings.to_dict()) if processes.is_first else None,
+            on_log=on_log,
         )
-    return record if processes.is_first else None, out
+    return (record if processes.is_first else None), out
 
 
-def finishing(o: SimpleNamespace, out: Path, processes: Processes) -> Config:
-    """The configuration of a run that finishes another one, whose folder is prepared
-    unless it is resumed. Raises ConfigError for options that are that run's already.
+def beginning(options: TrainOptions) -> tuple[Config, Path]:
+    """Returns the configuration of a run of its own, with the changes that the options
+    make to it, and the run's folder.
     """
-    fixed = ("batch", "lr", "seed", "precision", "init", "minutes")
-    given = [f"--{name}" for name in fixed if getattr(o, name) is not None]
-    if given or o.steps is None:
+    changes = {
+        "steps": options.steps,
+        "batch": options.batch,
+        "lr": options.lr,
+        "precision": options.precision,
+        "seed": options.seed,
+        "keep_checkpoints": options.keep_checkpoints,
+    }
+    # what is not given stays as the configuration has it
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = load_config(options.config or "nano").with_train(**given)
+    name = f"{settings.name}-{Path(options.corpus).stem}"
+    return settings, options.out or Path("runs") / name
+
+
+def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path]:
+    """Returns the configuration of a run that finishes another one, and its folder,
+    which is prepared unless it is resumed.
+
+    Raises ConfigError for options that are that run's already.
+    """
+    # 0 is a value too, so numbers are compared with None
+    refuse(
+        {
+            "config": options.config,
+            "init": options.init,
+            "minutes": options.minutes is not None,
+            "batch": options.batch is not None,
+            "lr": options.lr is not None,
+            "precision": options.precision,
+            "seed": options.seed is not None,
+            "notes": options.notes,
+        },
+        "not for a run that finishes another with --decay-from",
+        "leave it out: all but --steps is as in that run",
+    )
+    if options.steps is None:
         raise ConfigError(
-            f"--decay-from goes with --steps{', not with ' if given else ''}"
-            + ", ".join(given),
-            "say over how many more steps the rate falls; all else is that run's own",
+            "--decay-from goes with --steps",
+            "say over how many more steps the rate falls",
         )
+    name = f"{options.decay_from.resolve().name}-decayed"
+    out = options.out or Path("runs") / name
 
     def prepare() -> None:
-        if processes.is_first and not (o.resume and (out / "run.json").is_file()):
-            branch(o.decay_from, out, o.steps)
+        # once it is there, --resume goes on with it
+        prepared = options.resume and (out / "run.json").is_file()
+        if processes.is_first and not prepared:
+            branch(options.decay_from, out, options.steps)
 
-    processes.first_alone(prepare)
-    return Config.from_dict(load_record(out)["config"])
+    processes.first_alone(prepare)  # the others wait until it is written
+    settings = Config.from_dict(load_record(out)["config"])
+    # of all settings this one changes no result
+    if options.keep_checkpoints is not None:
+        settings = settings.with_train(keep_checkpoints=options.keep_checkpoints)
+    return settings, out
 
 
 @contextmanager
-def corpus(o: SimpleNamespace, processes: Processes) -> Iterator[Shards]:
-    """The shards of --corpus. With --gigabytes a child of the first process goes on
-    writing FineWeb-Edu meanwhile.
+def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
+    """Opens the shards of --corpus. With --gigabytes a child of the first process goes
+    on writing FineWeb-Edu meanwhile.
+
+    Raises ConfigError for options of FineWeb-Edu that would have no effect, DataError.
     """
-    if o.gigabytes is None:
-        yield processes.first_alone(lambda: open_corpus(o.corpus))
+    if options.gigabytes is None:
+        refuse(
+            {"files": options.files, "min-score": options.min_score},
+            f"for {FINEWEB} that is written while training runs",
+            f"leave it out, or add --corpus {FINEWEB} --gigabytes N",
+        )
+        # the first process makes them, if need be; the others then find them
+        yield processes.first_alone(lambda: prepare_corpus(options.corpus))
         return
-    if o.corpus != "fineweb-edu":
+    if options.corpus != FINEWEB:
         raise ConfigError(
-            f"--gigabytes is for fineweb-edu, not for {o.corpus}",
+            f"--gigabytes is for {FINEWEB}, not for {options.corpus}",
             "leave it out, or change --corpus",
         )
-    limit = int(o.gigabytes * 1e9)
+    limit_bytes = int(options.gigabytes * 1e9)
+    # one process writes; the others look into its folder
     if not processes.is_first:
-        yield wait_for_shards(default_folder(limit))
+        yield wait_for_shards(default_folder(limit_bytes))
         return
     with fineweb_in_background(
-        limit_bytes=limit, files=o.files, min_score=o.min_score
+        limit_bytes=limit_bytes, files=options.files, min_score=options.min_score
     ) as shards:
         if not shards.manifest["complete"]:
-            print(
-                f"{shards.folder} is being written: training starts on {len(shards.train):,} bytes",
-                file=sys.stderr,
-            )
+            size = f"{len(shards.train):,} bytes"
+            said = f"{shards.folder} is being written: training starts on {size}"
+            print(said, file=sys.stderr)
         yield shards
 
 
 def micro_batch(wanted: str, lm: TilelliLM, rows: int) -> int:
-    """The number that --micro-batch gives, or for `auto` what fits. Raises ConfigError
-    for anything else.
+    """Returns the number that --micro-batch gives, or for `auto` what fits. Raises
+    ConfigError for anything else.
     """
     if wanted == "auto":
         return fit_micro_batch(lm, rows)
@@ -134,15 +225,19 @@ def micro_batch(wanted: str, lm: TilelliLM, rows: int) -> int:
     return int(wanted)
 
 
-def watchers(
-    o: SimpleNamespace, out: Path, config: dict[str, Any]
-) -> Callable[[dict], None]:
-    """One on_log for everything that --tensorboard and --wandb ask for."""
-    chosen = [loggers.tensorboard(out)] if o.tensorboard else []
-    chosen += [loggers.weights_and_biases(o.wandb, out.name, config)] if o.wandb else []
+def to_loggers(
+    options: TrainOptions, out: Path, settings: Config
+) -> Callable[[dict[str, Any]], None]:
+    """Returns one on_log for all that --tensorboard and --wandb ask for."""
+    chosen = []
+    if options.tensorboard:
+        chosen.append(loggers.tensorboard(out))
+    if options.wandb:
+        config = settings.to_dict()
+        chosen.append(loggers.weights_and_biases(options.wandb, out.name, config))
 
     def on_log(line: dict[str, Any]) -> None:
-        for each in chosen:
-            each(line)
+        for logger in chosen:
+            logger(line)
 
     return on_log

@@ -13,16 +13,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
-from ..errors import DataError
-from ..errors import TilelliError
-from .fineweb import FineWebEdu
-from .shards import FINEWEB_SHARD_BYTES
-from .shards import MANIFEST
-from .shards import Shards
-from .fineweb import fineweb_source
-from .shards import open_shards
-from .shards import prepare_shards
-from .shards import read_manifest
+
+from ..errors import DataError, TilelliError
+from .fineweb import FineWebEdu, fineweb_source, write_fineweb
+from .shards import MANIFEST, Shards, open_shards, read_manifest
 
 
 @contextmanager
@@ -42,17 +36,19 @@ def fineweb_in_background(
     if (folder / MANIFEST).is_file() and read_manifest(folder)["complete"]:
         yield open_shards(folder)
         return
-    told, tell = multiprocessing.Pipe(duplex=False)
+    # through this pipe the writer says what went wrong
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    # "spawn" starts a fresh Python: a copy of this one would share its GPU and threads
     writer = multiprocessing.get_context("spawn").Process(
-        target=write, args=(tell, folder, source), daemon=True
+        target=run_writer, args=(sender, folder, source), daemon=True
     )
     writer.start()
-    tell.close()
+    sender.close()  # the writer has its own; with this one open, its end goes unseen
     stopping = threading.Event()
     try:
-        shards = wait_for_shards(folder, writer, told)
+        shards = wait_for_shards(folder, writer, receiver)
         threading.Thread(
-            target=watch, args=(writer, told, stopping), daemon=True
+            target=report_death, args=(writer, receiver, stopping), daemon=True
         ).start()
         yield shards
     finally:
@@ -61,21 +57,15 @@ def fineweb_in_background(
         writer.join()
 
 
-def write(tell: Connection, folder: Path, source: FineWebEdu) -> None:
+def run_writer(sender: Connection, folder: Path, source: FineWebEdu) -> None:
     """What the process does. What goes wrong is told to the process that started it."""
     # Ctrl-C reaches both; the trainer ends this one when it is ready
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        prepare_shards(
-            source,
-            folder,
-            "fineweb-edu",
-            revision=source.revision,
-            shard_bytes=FINEWEB_SHARD_BYTES,
-        )
+        write_fineweb(folder, source)
     except TilelliError as error:
-        tell.send((error.problem, error.fix))
+        sender.send((error.problem, error.fix))
         sys.exit(1)
 
 
@@ -90,42 +80,49 @@ def end_with_parent() -> None:
 def wait_for_shards(
     folder: Path,
     writer: multiprocessing.Process | None = None,
-    told: Connection | None = None,
+    receiver: Connection | None = None,
 ) -> Shards:
     """Opens the shards of a folder once both sides have one. DataError when the writer
     ends before.
     """
     while True:
-        ended = writer is not None and writer.exitcode is not None
-        written = (
-            read_manifest(folder)["shards"] if (folder / MANIFEST).is_file() else []
-        )
-        if {shard["split"] for shard in written} == {"train", "val"}:
+        # asked before looking: what it wrote last would be missed the other way round
+        has_ended = writer is not None and writer.exitcode is not None
+        shards = []
+        if (folder / MANIFEST).is_file():
+            shards = read_manifest(folder)["shards"]
+        if {shard["split"] for shard in shards} == {"train", "val"}:
             return open_shards(folder)
-        if ended:
-            raise DataError(*cause(writer, told))
+        if has_ended:
+            raise DataError(*cause_of_death(writer, receiver))
         time.sleep(0.1)
 
 
-def watch(
-    writer: multiprocessing.Process, told: Connection, stopping: threading.Event
+def report_death(
+    writer: multiprocessing.Process, receiver: Connection, stopping: threading.Event
 ) -> None:
-    """Says so when the writer dies while training runs."""
+    """Waits for the end of the writer and prints it to the standard error, unless it is
+    done or was stopped on purpose.
+    """
     wait([writer.sentinel])
-    if not stopping.is_set() and writer.exitcode not in (0, -signal.SIGTERM):
-        problem, fix = cause(writer, told)
-        print(
-            f"\nFineWeb-Edu: {problem}; training goes on with what is there. {fix}",
-            file=sys.stderr,
-            flush=True,
-        )
+    was_meant = writer.exitcode in (0, -signal.SIGTERM)
+    if stopping.is_set() or was_meant:
+        return
+    problem, fix = cause_of_death(writer, receiver)
+    print(
+        f"\nFineWeb-Edu: {problem}; training goes on with what is there. {fix}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
-def cause(writer: multiprocessing.Process, told: Connection) -> tuple[str, str]:
+def cause_of_death(
+    writer: multiprocessing.Process, receiver: Connection
+) -> tuple[str, str]:
     """Why the writer ended, and what to do."""
     try:
-        return told.recv()
-    except EOFError:
+        return receiver.recv()
+    except EOFError:  # it ended without a word
         return (
             f"the writer ended with exit code {writer.exitcode}",
             "the same command with --resume starts it again",

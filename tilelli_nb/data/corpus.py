@@ -1,33 +1,22 @@
-"""Shards: a corpus as files of raw bytes, mapped into memory, with a manifest that says
-what they are.
-"""
+"""One door for every corpus: a name or a path in, shards out."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
-import numpy as np
-import torch
-from torch import Tensor
 
-
-from ..errors import DataError
-from ..files import write_atomic
 from . import documents
-from .shards import MANIFEST, fingerprint, open_shards, prepare_shards
+from .shards import MANIFEST, Shards, fingerprint, open_shards, prepare_shards
 
-def open_corpus(
+
+def prepare_corpus(
     source: str | Path,
     folder: str | Path | None = None,
     *,
     megabytes: float = 10.0,
     seed: int = 0,
-) -> "Shards":
+) -> Shards:
     """The shards of a named corpus, a file, a folder of files or a folder of shards;
-    they are made when missing.
+    they are written when missing.
 
     They land in data/NAME (or `folder`). The name carries a digest of what is in a file
     or folder, and of the first documents of what is generated, so that a changed text
@@ -38,27 +27,33 @@ def open_corpus(
     if (path / MANIFEST).is_file():
         return open_shards(path)
     if not path.exists():
-        documents = documents.documents(
-            source, seed=seed, limit_bytes=int(megabytes * 1_000_000)
-        )
-        first = list(islice(documents, 100))
-        digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:8]
-        folder = (
-            folder or Path("data") / f"{source}-{megabytes:g}mb-seed{seed}-{digest}"
-        )
-        return prepare_shards(
-            chain(first, documents),
-            folder,
-            str(source),
-            revision=f"seed {seed}, {megabytes:g} MB, {digest}",
-        )
+        return _prepare_named(str(source), folder, megabytes, seed)
     digest = fingerprint(path)
-    folder = folder or Path("data") / f"{path.resolve().stem}-{digest[:8]}"
-    if split := documents.train_val_files(path):
-        train, val = (documents.read_documents(side) for side in split)
-        return prepare_shards(
-            train, folder, path.resolve().name, revision=digest, val_documents=val
-        )
+    name = path.resolve().name
+    if folder is None:
+        folder = Path("data") / f"{path.resolve().stem}-{digest[:8]}"
+    split = documents.train_val_files(path)
+    if split is None:
+        texts = documents.read_documents(path)
+        return prepare_shards(texts, folder, name, revision=digest)
+    train, val = (documents.read_documents(side) for side in split)
+    return prepare_shards(train, folder, name, revision=digest, val_documents=val)
+
+
+def _prepare_named(
+    name: str, folder: str | Path | None, megabytes: float, seed: int
+) -> Shards:
+    """The shards of stories or docs. Raises DataError for another name."""
+    limit = int(megabytes * 1_000_000)
+    texts = documents.documents(name, seed=seed, limit_bytes=limit)
+    # a hundred documents tell whether the program or the packages have changed
+    first = list(islice(texts, 100))
+    digest = hashlib.sha256("\0".join(first).encode()).hexdigest()[:8]
+    if folder is None:
+        folder = Path("data") / f"{name}-{megabytes:g}mb-seed{seed}-{digest}"
     return prepare_shards(
-        documents.read_documents(path), folder, path.resolve().name, revision=digest
+        chain(first, texts),
+        folder,
+        name,
+        revision=f"seed {seed}, {megabytes:g} MB, {digest}",
     )

@@ -6,29 +6,75 @@ is read into memory whole.
 """
 
 import ast
-import csv
 import difflib
 import json
-import random
 import re
 import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from importlib import resources
-from itertools import count, groupby, islice
 from math import inf
 from pathlib import Path
-import yaml
-from ..errors import DataError
-from ..errors import MissingDependency
+
+from ..errors import DataError, MissingDependency
 from .stories import stories
 
+# The corpora that have a name, and how much of one that never ends.
+NAMES = ("stories", "docs")
+STORY_BYTES = 10_000_000
+
+# Marks the end of a document in a .txt.
 SEPARATOR = "<|endoftext|>"
 
+# Documentation is read from these packages, as far as they are installed.
+DOCUMENTED = ("stdlib", "numpy", "matplotlib", "datasets")
 
-NAMES = ("stories", "docs")
+
+def documents(
+    source: str | Path, *, seed: int = 0, limit_bytes: int | None = None
+) -> Iterator[str]:
+    """Documents of "stories", of "docs", or of a path (write ./stories for a folder of
+    that name).
+
+    Ends with the document that reaches `limit_bytes` of UTF-8. Stories have no end of
+    their own: 10 MB by default. `seed` is for stories. DataError for a name that is
+    neither.
+    """
+    if source == "stories":
+        return up_to(STORY_BYTES if limit_bytes is None else limit_bytes, stories(seed))
+    limit = inf if limit_bytes is None else limit_bytes
+    if source == "docs":
+        return up_to(limit, docs())
+    if str(source) == "fineweb-edu":
+        raise DataError(
+            "fineweb-edu is streamed from the Hugging Face hub, so it needs a size",
+            "give --gigabytes 2, or write it first: "
+            "tilelli data fineweb-edu --gigabytes 2",
+        )
+    # Path("") is the working directory, which nobody means
+    if not str(source) or not Path(source).expanduser().exists():
+        near = difflib.get_close_matches(str(source), NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(
+            f"{str(source)!r} is no corpus and no path{hint}",
+            f"use one of {', '.join(NAMES)}, or the path of a {', '.join(READERS)} "
+            "file or of a folder",
+        )
+    return up_to(limit, read_documents(source))
+
+
+def up_to(limit: float, texts: Iterator[str]) -> Iterator[str]:
+    """Yields texts; the one that reaches `limit` bytes of UTF-8 is the last."""
+    size = 0
+    while size < limit:
+        text = next(texts, None)
+        if text is None:
+            return
+        yield text
+        size += len(text.encode("utf-8"))
+
+
+# Documentation
 
 
 def docs(packages: list[str] | None = None) -> Iterator[str]:
@@ -39,44 +85,48 @@ def docs(packages: list[str] | None = None) -> Iterator[str]:
     where present. Sources are read with `ast`, never imported; files that do not parse
     are skipped. DataError for a named package that is missing.
     """
-    found = {
-        name: _sources(name)
-        for name in packages or ("stdlib", "numpy", "matplotlib", "datasets")
-    }
-    if packages and (missing := [name for name, files in found.items() if not files]):
+    files, missing = [], []
+    for name in packages or DOCUMENTED:
+        found = python_files(name)
+        files += found
+        if not found:
+            missing.append(name)
+    if packages and missing:
         raise DataError(
             f"no Python sources of {', '.join(missing)} are installed",
             "install it, or leave it out",
         )
-    texts = (_docstrings(file) for files in found.values() for file in files)
+    texts = map(docstrings, files)
     return (text for text in texts if len(text.encode("utf-8")) >= 200)
 
 
-def _sources(package: str) -> list[Path]:
+def python_files(package: str) -> list[Path]:
     """The .py files of a package, sorted, without its tests and (for stdlib) without
     what is installed beside it.
     """
     skip = {"site-packages", "dist-packages", "__pycache__", "test", "tests"}
-    roots = (
-        [Path(sysconfig.get_path("stdlib"))]
-        if package == "stdlib"
-        else [
-            Path(entry) / name
-            for entry in sys.path
-            for name in (package, f"{package}.py")
-            if package.isidentifier()
-        ]
-    )
+    roots = []
+    if package == "stdlib":
+        roots.append(Path(sysconfig.get_path("stdlib")))
+    elif package.isidentifier():
+        # where an import would look for it: a folder, or a single file
+        for entry in sys.path:
+            roots += [Path(entry) / package, Path(entry) / f"{package}.py"]
     for root in roots:
-        files = [root] if root.is_file() else root.rglob("*.py")
-        if files := [
-            file for file in files if not skip & set(file.relative_to(root).parts)
-        ]:
+        files = []
+        candidates = [root] if root.is_file() else root.rglob("*.py")
+        for file in candidates:
+            if skip.isdisjoint(file.relative_to(root).parts):
+                files.append(file)
+        if files:
             return sorted(files, key=Path.as_posix)
     return []
 
 
-def _docstrings(file: Path) -> str:
+def docstrings(file: Path) -> str:
+    """The docstrings of a Python file in the order of its lines; "" for a file that
+    does not parse.
+    """
     try:
         # old sources have escapes that newer Pythons warn about
         with warnings.catch_warnings(action="ignore"):
@@ -84,13 +134,23 @@ def _docstrings(file: Path) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return ""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = sorted(
-        (n for n in ast.walk(tree) if isinstance(n, kinds)),
-        key=lambda n: getattr(n, "lineno", 0),
-    )
-    texts = filter(None, map(ast.get_docstring, nodes))  # cleaned with inspect.cleandoc
-    # half a surrogate pair is no UTF-8
-    return "\n\n".join(texts).encode("utf-8", "replace").decode("utf-8")
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    # ast.walk goes level by level; the module itself has no line and comes first
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    texts = []
+    for node in nodes:
+        text = ast.get_docstring(node)  # without the indentation
+        if text:
+            texts.append(text)
+    return as_utf8("\n\n".join(texts))
+
+
+def as_utf8(text: str) -> str:
+    """The text with "?" for what cannot be written as UTF-8: half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# Files and folders
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
@@ -110,81 +170,138 @@ def read_documents(path: str | Path) -> Iterator[str]:
         )
     files = [path]
     if path.is_dir():
-        files = sorted(
-            (
-                f
-                for f in path.rglob("*")
-                if f.is_file()
-                and f.suffix.lower() in READERS
-                and not any(part.startswith(".") for part in f.relative_to(path).parts)
-            ),
-            key=Path.as_posix,
-        )
+        files = files_inside(path)
         if not files:
             raise DataError(
                 f"the folder {path.name} holds no {', '.join(READERS)} file",
                 "put the text there first",
             )
-    if files[0].suffix.lower() not in READERS:
+    elif not is_readable(path):
         raise DataError(
             f"{path.name} is of an unknown kind",
             f"give a {', '.join(READERS)} file, or a folder of these",
         )
-    return (
-        text
-        for file in files
-        for text in READERS[file.suffix.lower()](file)
-        if text.strip()
-    )
+    # a function of its own, so that the errors above come at once and not when the
+    # first document is asked for
+    return texts_of(files)
 
 
-def _read_txt(file: Path) -> Iterator[str]:
-    def pieces():  # lines, and separators by themselves
-        # universal newlines: CRLF is read as LF
-        with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            yield from (
-                piece
-                for line in stream
-                for piece in re.split(f"({re.escape(SEPARATOR)})", line)
-                if piece
-            )
-
-    def blocks(is_cut):  # each block is an iterator of pieces
-        return (block for cut, block in groupby(pieces(), key=is_cut) if not cut)
-
-    if any(piece == SEPARATOR for piece in pieces()):
-        return ("".join(block).strip("\n") for block in blocks(SEPARATOR.__eq__))
-    if len(list(islice(blocks(str.isspace), 2))) > 1:
-        return _pack(
-            ("".join(block).rstrip("\n") for block in blocks(str.isspace)), "\n\n"
-        )
-    return _pack((line.rstrip("\n") for line in pieces() if line.strip()), "\n")
+def is_readable(file: Path) -> bool:
+    """Whether the file's name says that it is of a kind that can be read."""
+    return file.suffix.lower() in READERS
 
 
-def _pack(pieces: Iterator[str], separator: str, least: int = 1024) -> Iterator[str]:
+def files_inside(folder: Path) -> list[Path]:
+    """The readable files of a folder and of those in it, sorted, but no hidden ones."""
+    found = []
+    for file in folder.rglob("*"):
+        parts = file.relative_to(folder).parts
+        is_hidden = any(part.startswith(".") for part in parts)
+        if file.is_file() and is_readable(file) and not is_hidden:
+            found.append(file)
+    return sorted(found, key=Path.as_posix)
+
+
+def texts_of(files: list[Path]) -> Iterator[str]:
+    """Yields the documents of one file after the other, without empty ones."""
+    for file in files:
+        read = READERS[file.suffix.lower()]
+        for text in read(file):
+            if text.strip():
+                yield text
+
+
+def read_txt(file: Path) -> Iterator[str]:
+    """Yields the documents of a .txt, cut as read_documents says."""
+    separator = separator_of(file)
+    if separator == SEPARATOR:
+        for block in cut_at(lambda piece: piece == SEPARATOR, pieces_of(file)):
+            yield "".join(block).strip("\n")
+        return
+    if separator == "\n\n":
+        blocks = cut_at(str.isspace, pieces_of(file))
+        short = ("".join(block).rstrip("\n") for block in blocks)
+    else:
+        lines = pieces_of(file)
+        short = (line.rstrip("\n") for line in lines if not line.isspace())
+    yield from join_short(short, separator)
+
+
+def pieces_of(file: Path) -> Iterator[str]:
+    """Yields the lines of a .txt, and every `<|endoftext|>` by itself."""
+    # "utf-8-sig" drops a byte order mark; in this mode CRLF is read as LF
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        for line in stream:
+            # the brackets keep the separator among the pieces
+            for piece in re.split(f"({re.escape(SEPARATOR)})", line):
+                if piece:
+                    yield piece
+
+
+def separator_of(file: Path) -> str:
+    """What stands between the documents of a .txt: `<|endoftext|>` if there is one,
+    else a blank line if one stands between other lines, else a newline.
+    """
+    separator = "\n"
+    has_text = after_blank = False
+    for piece in pieces_of(file):
+        if piece == SEPARATOR:
+            return SEPARATOR
+        if piece.isspace():
+            after_blank = has_text
+            continue
+        if after_blank:
+            separator = "\n\n"
+        has_text = True
+    return separator
+
+
+def cut_at(is_cut: Callable[[str], bool], pieces: Iterator[str]) -> Iterator[list[str]]:
+    """Yields what stands between the pieces that are cuts; nothing for two in a row."""
+    block: list[str] = []
+    for piece in pieces:
+        if not is_cut(piece):
+            block.append(piece)
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def join_short(
+    pieces: Iterator[str], separator: str, least: int = 1024
+) -> Iterator[str]:
     """Joins pieces until each document has `least` bytes; a shorter rest is added to
     the last one.
     """
-    ready, pack, size = [], [], 0
+    ready: list[str] = []  # the last whole document, held back for the rest
+    waiting: list[str] = []
+    size = 0  # of what waits, in bytes
     for piece in pieces:
-        size += len(piece.encode("utf-8")) + (len(separator) if pack else 0)
-        pack.append(piece)
+        if waiting:
+            size += len(separator)
+        size += len(piece.encode("utf-8"))
+        waiting.append(piece)
         if size >= least:
             yield from ready
-            ready, pack, size = [separator.join(pack)], [], 0
-    if ready or pack:
-        yield separator.join(ready + pack)
+            ready = [separator.join(waiting)]
+            waiting, size = [], 0
+    if ready or waiting:
+        yield separator.join(ready + waiting)
 
 
-def _read_jsonl(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
+def read_jsonl(file: Path) -> Iterator[str]:
+    """Yields the `text` of every line. Raises DataError that names the line."""
+    with file.open("rb") as stream:  # bytes: a line ends at \n and nowhere else
         for number, line in enumerate(stream, 1):
-            text = line.decode(
-                "utf-8-sig" if number == 1 else "utf-8", errors="replace"
-            ).strip()
+            # only a file's beginning can be a byte order mark
+            encoding = "utf-8-sig" if number == 1 else "utf-8"
+            text = line.decode(encoding, errors="replace").strip()
+            if not text:
+                continue
             try:
-                # an empty line is an empty document
-                row = json.loads(text or '{"text": ""}')
+                row = json.loads(text)
             except (json.JSONDecodeError, RecursionError) as error:
                 raise DataError(
                     f"{file.name}, line {number} is not JSON",
@@ -195,11 +312,13 @@ def _read_jsonl(file: Path) -> Iterator[str]:
                     f'{file.name}, line {number} has no "text"',
                     'write {"text": "..."} on every line',
                 )
-            # half a surrogate pair is no UTF-8
-            yield row["text"].encode("utf-8", "replace").decode("utf-8")
+            yield as_utf8(row["text"])
 
 
-def _read_parquet(file: Path) -> Iterator[str]:
+def read_parquet(file: Path) -> Iterator[str]:
+    """Yields the column `text`, 1,024 rows at a time. Raises DataError for a file
+    without it, MissingDependency without pyarrow.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -213,64 +332,29 @@ def _read_parquet(file: Path) -> Iterator[str]:
             f"{file.name} is not a parquet file", "download or write it again"
         ) from error
     with table:
-        if "text" not in table.schema_arrow.names:
+        columns = table.schema_arrow.names
+        if "text" not in columns:
             raise DataError(
-                f"{file.name} has no column `text`, only {', '.join(table.schema_arrow.names)}",
+                f"{file.name} has no column `text`, only {', '.join(columns)}",
                 "rename the column that holds the text to `text`",
             )
         for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-            yield from (
-                text for text in batch.column(0).to_pylist() if isinstance(text, str)
-            )
+            for text in batch.column(0).to_pylist():
+                if isinstance(text, str):  # a row may have none
+                    yield text
 
 
-READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def documents(
-    source: str | Path, *, seed: int = 0, limit_bytes: int | None = None
-) -> Iterator[str]:
-    """Documents of "stories", of "docs", or of a path (write ./stories for a folder of
-    that name).
-
-    Ends with the document that reaches `limit_bytes` of UTF-8. Stories have no end of
-    their own: 10 MB by default. `seed` is for stories. DataError for a name that is
-    neither.
-    """
-
-    def limit(texts: Iterator[str], most: float) -> Iterator[str]:
-        while most > 0 and (text := next(texts, None)) is not None:
-            yield text
-            most -= len(text.encode("utf-8"))
-
-    if source == "stories":
-        return limit(stories(seed), 10_000_000 if limit_bytes is None else limit_bytes)
-    if str(source) == "fineweb-edu":
-        raise DataError(
-            "fineweb-edu is streamed from the Hugging Face hub, so it needs a size",
-            "give --gigabytes 2, or write it first: tilelli data fineweb-edu --gigabytes 2",
-        )
-    if source != "docs" and not (str(source) and Path(source).expanduser().exists()):
-        near = difflib.get_close_matches(str(source), NAMES, n=1)
-        raise DataError(
-            f"{str(source)!r} is no corpus and no path"
-            + (f"; did you mean {near[0]!r}?" if near else ""),
-            f"use one of {', '.join(NAMES)}, or the path of a {', '.join(READERS)} file or of a folder",
-        )
-    return limit(
-        docs() if source == "docs" else read_documents(source),
-        inf if limit_bytes is None else limit_bytes,
-    )
+READERS = {".txt": read_txt, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
 def train_val_files(path: str | Path) -> tuple[Path, Path] | None:
     """A folder's own split: its train.* and val.* (or None where it lacks one of
     them).
     """
-    files = sorted(
-        f for f in Path(path).expanduser().glob("*.*") if f.suffix.lower() in READERS
-    )
-    split = [
-        next((f for f in files if f.stem == stem), None) for stem in ("train", "val")
-    ]
-    return tuple(split) if all(split) else None
+    split = {}
+    for file in sorted(Path(path).expanduser().glob("*.*")):
+        if is_readable(file) and file.stem in ("train", "val"):
+            split.setdefault(file.stem, file)  # the first of several
+    if len(split) < 2:
+        return None
+    return split["train"], split["val"]

@@ -2,30 +2,37 @@
 parquet files of its schema.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any
-import numpy as np
-import torch
-from torch import Tensor
-
-
-from ..errors import DataError
-from ..files import write_atomic
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 from tqdm import tqdm
-from ..errors import DataError
-from ..errors import MissingDependency
-from .shards import FINEWEB_SHARD_BYTES, MANIFEST, ShardWriter, prepare_shards, read_manifest
+
+from ..errors import DataError, MissingDependency
+from .shards import MANIFEST, Shards, ShardWriter, prepare_shards, read_manifest
+
+REPO = "HuggingFaceFW/fineweb-edu"
+SUBSET = "sample-10BT"
+COLUMNS = ["text", "score"]
+
+# smaller than others: a run that does not wait for the writer begins after its first
+# commit
+FINEWEB_SHARD_BYTES = 8 * 2**20
+
+ON_THE_HUB = (
+    f"the hub cannot be reached for {REPO}",
+    "check the network and give the same command again, or give --files; "
+    "on a laptop `stories` will do",
+)
+ON_DISK = (
+    "the parquet files are not in the format of FineWeb-Edu",
+    "the columns `text` and `score` are needed in every file; "
+    "for text alone name the folder as the corpus",
+)
+
 
 class FineWebEdu:
     """An iterator of documents that can say where it is, so that a writer that was
@@ -55,18 +62,19 @@ class FineWebEdu:
                 f"rank {rank} of {world} nodes does not exist",
                 "ranks go from 0 to world - 1",
             )
+        self.limit_bytes = limit_bytes
+        self.min_score = min_score
+        self.rank = rank
+        self.world = world
+        self.progress = progress
+        self.read_bytes = 0
         self.files = list_files(Path(files)) if files else []
-        self.limit_bytes, self.min_score, self.rank, self.world = (
-            limit_bytes,
-            min_score,
-            rank,
-            world,
-        )
-        listed = " ".join(
-            f"{file.name} ({file.stat().st_size} bytes)" for file in self.files
-        )
-        self.commit = listed or commit or newest()
-        self.progress, self.read_bytes = progress, 0
+        if self.files:
+            # their names and sizes stand for the commit
+            sizes = [(file.name, file.stat().st_size) for file in self.files]
+            self.commit = " ".join(f"{name} ({size} bytes)" for name, size in sizes)
+        else:
+            self.commit = commit or newest_commit()
 
     @cached_property
     def rows(self) -> Any:
@@ -83,8 +91,11 @@ class FineWebEdu:
     @property
     def revision(self) -> str:
         """Everything that decides which documents come, for the manifest."""
+        megabytes = self.limit_bytes / 1e6
         share = f", node {self.rank} of {self.world}" if self.world > 1 else ""
-        return f"{self.commit}, score {self.min_score:g} or more, {self.limit_bytes / 1e6:g} MB{share}"
+        return (
+            f"{self.commit}, score {self.min_score:g} or more, {megabytes:g} MB{share}"
+        )
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is, as JSON."""
@@ -96,26 +107,22 @@ class FineWebEdu:
         self.read_bytes = state["read_bytes"]
 
     def __iter__(self) -> Iterator[str]:
-        rows = self.rows if self.read_bytes < self.limit_bytes else ()
-        with (
-            tqdm(
-                total=self.limit_bytes,
-                initial=self.read_bytes,
-                unit="B",
-                unit_scale=True,
-                disable=not self.progress,
-            ) as bar,
-            clear_errors(*ON_THE_HUB if not self.files else ON_DISK),
-        ):
+        if self.read_bytes >= self.limit_bytes:
+            return  # resumed behind the last document
+        rows = self.rows
+        bar = tqdm(
+            total=self.limit_bytes,
+            initial=self.read_bytes,
+            unit="B",
+            unit_scale=True,
+            disable=not self.progress,
+        )
+        with bar, as_data_error(*(ON_DISK if self.files else ON_THE_HUB)):
             for row in rows:
                 text, score = row["text"], row["score"]
                 if not text or score is None or score < self.min_score:
                     continue
-                size = (
-                    len(text)
-                    if text.isascii()
-                    else len(text.encode("utf-8", errors="replace"))
-                )
+                size = utf8_bytes(text)
                 self.read_bytes += size
                 bar.update(size)
                 yield text
@@ -123,12 +130,19 @@ class FineWebEdu:
                     return
 
 
-def newest() -> str:
+def utf8_bytes(text: str) -> int:
+    """The size of a text in bytes; most pages are ASCII and need not be encoded."""
+    if text.isascii():
+        return len(text)
+    return len(text.encode("utf-8", errors="replace"))
+
+
+def newest_commit() -> str:
     """The subset, and the commit that the dataset on the hub is at now."""
     import_datasets()
     from huggingface_hub import HfApi
 
-    with clear_errors(*ON_THE_HUB):
+    with as_data_error(*ON_THE_HUB):
         return f"{SUBSET} at {HfApi().dataset_info(REPO).sha}"
 
 
@@ -137,22 +151,33 @@ def load_hub(commit: str) -> Any:
     what the writer writes.
     """
     datasets = import_datasets()
-    with clear_errors(*ON_THE_HUB):
+    sha = commit.split()[-1]  # of "sample-10BT at SHA"
+    with as_data_error(*ON_THE_HUB):
         rows = datasets.load_dataset(
-            REPO, SUBSET, split="train", streaming=True, revision=commit.split()[-1]
+            REPO, SUBSET, split="train", streaming=True, revision=sha
         )
-    return rows.select_columns(["text", "score"])
+    return rows.select_columns(COLUMNS)
+
+
+def load_local(files: list[Path]) -> Any:
+    """The streamed rows of parquet files."""
+    datasets = import_datasets()
+    names = [str(file) for file in files]
+    with as_data_error(*ON_DISK):
+        rows = datasets.load_dataset(
+            "parquet", data_files=names, split="train", streaming=True
+        )
+        rows = rows.select_columns(COLUMNS)
+        # read one: a column that is missing is only found out then
+        next(iter(rows), None)
+    return rows
 
 
 def list_files(folder: Path) -> list[Path]:
-    """The .parquet files of a folder, or the one file. Their names and sizes stand for
-    the commit.
-    """
-    files = (
-        sorted(folder.glob("**/*.parquet"))
-        if folder.is_dir()
-        else [folder] * folder.is_file()
-    )
+    """The .parquet files of a folder, or the one file. Raises DataError for none."""
+    files = sorted(folder.glob("**/*.parquet"))
+    if folder.is_file():
+        files = [folder]
     if not files:
         raise DataError(
             f"{folder.name} holds no .parquet file",
@@ -161,23 +186,8 @@ def list_files(folder: Path) -> list[Path]:
     return files
 
 
-def load_local(files: list[Path]) -> Any:
-    """The streamed rows of parquet files."""
-    datasets = import_datasets()
-    with clear_errors(*ON_DISK):
-        rows = datasets.load_dataset(
-            "parquet",
-            data_files=[str(file) for file in files],
-            split="train",
-            streaming=True,
-        )
-        rows = rows.select_columns(["text", "score"])
-        next(iter(rows), None)
-    return rows
-
-
 @contextmanager
-def clear_errors(problem: str, fix: str) -> Iterator[None]:
+def as_data_error(problem: str, fix: str) -> Iterator[None]:
     """Whatever the libraries below raise, each its own kinds, as one DataError."""
     try:
         yield
@@ -197,34 +207,19 @@ def import_datasets() -> Any:
     return datasets
 
 
-def default_folder(limit_bytes: int, rank: int = 0, world: int = 1) -> Path:
-    """Where the shards go unless told otherwise."""
-    return (
-        Path("data")
-        / f"fineweb-edu-{limit_bytes / 1e6:g}mb{f'-node{rank}of{world}' if world > 1 else ''}"
-    )
+# Its shards
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raises DataError before a long download when the disk has no room for it and a
-    little more.
-    """
-    place = next(
-        parent for parent in (folder, *folder.absolute().parents) if parent.exists()
-    )
-    free = shutil.disk_usage(place).free
-    if free < needed * 1.02 + 2**26:
-        raise DataError(
-            f"{needed / 1e9:.2f} GB are asked for and {free / 1e9:.2f} GB of disk are free",
-            "make room, or ask for fewer --gigabytes",
-        )
-
-
-def open_fineweb(folder: str | Path | None = None, **options: Any) -> "Shards":
-    """The shards of FineWeb-Edu; the options are fineweb_source's, `progress=True`
-    shows bytes/s and the time left.
+def prepare_fineweb(folder: str | Path | None = None, **options: Any) -> Shards:
+    """The shards of FineWeb-Edu, written when missing; the options are
+    fineweb_source's, `progress=True` shows bytes/s and the time left.
     """
     folder, source = fineweb_source(folder, **options)
+    return write_fineweb(folder, source)
+
+
+def write_fineweb(folder: Path, source: FineWebEdu) -> Shards:
+    """Writes what `source` yields as shards, or goes on where a writer was stopped."""
     return prepare_shards(
         source,
         folder,
@@ -249,21 +244,17 @@ def fineweb_source(
     folder holds others, or when the disk is too small for all of it.
     """
     folder = Path(folder or default_folder(limit_bytes, rank, world))
-    found = (
-        read_manifest(folder)
-        if (folder / MANIFEST).is_file()
-        else {"revision": None, "shards": []}
-    )
-    if not found.get("complete"):
-        check_disk(
-            folder, limit_bytes - sum(shard["bytes"] for shard in found["shards"])
-        )
-    begun_at = (found["revision"] or "").split(", score")[0]
-    if (
-        begun_at
-        and not found["complete"]
-        and not (options.get("files") or begun_at.startswith(SUBSET))
-    ):
+    begun_at = None  # the commit that the shards in the folder come from
+    written, is_complete = 0, False
+    if (folder / MANIFEST).is_file():
+        found = read_manifest(folder)
+        begun_at = (found["revision"] or "").split(", score")[0]
+        written = sum(shard["bytes"] for shard in found["shards"])
+        is_complete = found["complete"]
+    if not is_complete:
+        check_disk(folder, limit_bytes - written)
+    is_from_files = begun_at and not begun_at.startswith(SUBSET)
+    if is_from_files and not is_complete and not options.get("files"):
         raise DataError(
             f"{folder.name} was begun from files ({begun_at[:60]})",
             "give the same --files to go on",
@@ -276,16 +267,25 @@ def fineweb_source(
     return folder, source
 
 
-REPO, SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+def default_folder(limit_bytes: int, rank: int = 0, world: int = 1) -> Path:
+    """Where the shards go unless told otherwise."""
+    name = f"fineweb-edu-{limit_bytes / 1e6:g}mb"
+    if world > 1:
+        name += f"-node{rank}of{world}"
+    return Path("data") / name
 
 
-ON_THE_HUB = (
-    f"the hub cannot be reached for {REPO}",
-    "check the network and give the same command again, or give --files; on a laptop `stories` will do",
-)
-
-
-ON_DISK = (
-    "the parquet files are not in the format of FineWeb-Edu",
-    "the columns `text` and `score` are needed in every file; for text alone name the folder as the corpus",
-)
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises DataError before a long download when the disk has no room for it and a
+    little more.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed * 1.02 + 2**26:
+        raise DataError(
+            f"{needed / 1e9:.2f} GB are asked for and {free / 1e9:.2f} GB of disk "
+            "are free",
+            "make room, or ask for fewer --gigabytes",
+        )

@@ -6,26 +6,22 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-
 from ..errors import DataError
 from ..files import write_atomic
 
-
 MANIFEST = "manifest.json"
-
-
 SHARD_BYTES = 64 * 2**20  # text bytes between two commits of the writer
 
 
-# smaller: a run that does not wait for the writer begins after the first commit
-FINEWEB_SHARD_BYTES = 8 * 2**20
+# Writing
 
 
 def prepare_shards(
@@ -46,40 +42,36 @@ def prepare_shards(
     """
     writer = ShardWriter(Path(folder), source, revision, shard_bytes)
     if not writer.manifest["complete"]:
-        if val_documents is None:
-            cursor = documents if hasattr(documents, "resume") else None
-            writer.write(((document, None) for document in documents), cursor)
-        else:
-            writer.write(
-                tagged
-                for split, texts in (("val", val_documents), ("train", documents))
-                for tagged in ((text, split) for text in texts)
-            )
+        cursor = None
+        if val_documents is None and hasattr(documents, "resume"):
+            cursor = documents
+        writer.write(with_split(documents, val_documents), cursor)
     return open_shards(folder)
 
 
-def fingerprint(path: Path) -> str:
-    """sha256 of a file's bytes, or of the names and digests of a folder's files."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        inside = "".join(
-            f"{p.relative_to(path).as_posix()} {fingerprint(p)}\n" for p in files
-        )
-        return hashlib.sha256(inside.encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def with_split(
+    documents: Iterable[str], val_documents: Iterable[str] | None
+) -> Iterator[tuple[str, str | None]]:
+    """Yields (document, split): "train", "val", or None where the hash is to decide."""
+    if val_documents is None:
+        for document in documents:
+            yield document, None
+        return
+    # the small side first: a run may begin once both have a shard
+    for document in val_documents:
+        yield document, "val"
+    for document in documents:
+        yield document, "train"
 
 
 def is_held_out(document: str | bytes) -> bool:
     """One document in twenty, chosen by its own bytes: the same on every machine,
     whatever stands around it.
     """
-    data = (
-        document.encode("utf-8", errors="replace")
-        if isinstance(document, str)
-        else document
-    )
-    return int(hashlib.sha1(data).hexdigest()[:8], 16) % 20 == 0
+    if isinstance(document, str):
+        document = document.encode("utf-8", errors="replace")
+    digest = hashlib.sha1(document).hexdigest()  # 40 hex digits
+    return int(digest[:8], 16) % 20 == 0
 
 
 class ShardWriter:
@@ -90,29 +82,32 @@ class ShardWriter:
     def __init__(
         self, folder: Path, source: str, revision: str | None, shard_bytes: int
     ) -> None:
-        self.folder, self.shard_bytes = folder, shard_bytes
-        self.manifest = {
+        self.folder = folder
+        self.shard_bytes = shard_bytes
+        about = {
             "format": 1,
             "source": source,
             "revision": revision,
             "shard_bytes": shard_bytes,
-            "complete": False,
-            "documents_read": 0,
-            "shards": [],
         }
+        begun = {"complete": False, "documents_read": 0, "shards": []}
+        self.manifest: dict[str, Any] = about | begun
         if (folder / MANIFEST).is_file():
             found = read_manifest(folder)
-            same = all(
-                found.get(key) == self.manifest[key]
-                for key in ("format", "source", "revision", "shard_bytes")
-            )
-            if not same:
-                raise DataError(
-                    f"{folder.name} holds shards of {found.get('source')!r} ({found.get('revision')}), "
-                    f"not of {source!r} ({revision})",
-                    "choose another folder, or delete this one",
-                )
-            self.manifest = found
+            for key, value in about.items():
+                if found.get(key) != value:
+                    raise DataError(
+                        f"{folder.name} holds shards of {found.get('source')!r} "
+                        f"({found.get('revision')}), not of {source!r} ({revision})",
+                        "choose another folder, or delete this one",
+                    )
+            self.manifest = found  # go on with what a writer before has left
+        # where the documents come from, if it can say where it is
+        self.cursor: Any = None
+        self.empty()
+
+    def empty(self) -> None:
+        """Nothing waits to be written."""
         self.waiting: dict[str, list[bytes]] = {"train": [], "val": []}
         self.waiting_bytes = 0
 
@@ -125,21 +120,24 @@ class ShardWriter:
         Where the split is None, the document's hash decides. `cursor` is where they
         come from, if it can say where it is: its `state()` goes into the manifest.
         """
-        self.cursor, read = cursor, self.manifest["documents_read"]
-        if cursor and "cursor" in self.manifest:
+        self.cursor = cursor
+        read = self.manifest["documents_read"]
+        if cursor is not None and "cursor" in self.manifest:
             cursor.resume(self.manifest["cursor"])
         elif read:
-            tagged = islice(tagged, read, None)
+            tagged = islice(tagged, read, None)  # pass over what is written already
         for document, split in tagged:
             read += 1
             data = document.encode("utf-8", errors="replace")
-            split = split or ("val" if is_held_out(data) else "train")
-            if data := data.replace(b"\0", b""):  # byte 0 only separates
+            if split is None:
+                split = "val" if is_held_out(data) else "train"
+            data = data.replace(b"\0", b"")  # byte 0 only separates
+            if data:
                 self.waiting[split].append(data + b"\0")
                 self.waiting_bytes += len(data) + 1
-            if self.waiting_bytes >= self.shard_bytes and (
-                self.manifest["shards"] or all(self.waiting.values())
-            ):
+            is_full = self.waiting_bytes >= self.shard_bytes
+            # the first commit waits until there is something on both sides
+            if is_full and (self.manifest["shards"] or all(self.waiting.values())):
                 self.commit(read)
         if not self.manifest["shards"]:
             self.keep_both_sides()
@@ -150,45 +148,52 @@ class ShardWriter:
         shards are simply written again.
         """
         for split, documents in self.waiting.items():
-            if not documents:
-                continue
-            number = sum(shard["split"] == split for shard in self.manifest["shards"])
-            data = b"".join(documents)
-            name = f"{split}-{number:05d}.bin"
-            write_atomic(self.folder / name, data)
-            self.manifest["shards"].append(
-                {
-                    "file": name,
-                    "split": split,
-                    "bytes": len(data),
-                    "documents": len(documents),
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                }
-            )
-        self.waiting, self.waiting_bytes = {"train": [], "val": []}, 0
-        self.manifest |= {"documents_read": documents_read, "complete": complete}
+            if documents:
+                self.write_shard(split, documents)
+        self.empty()
+        self.manifest["documents_read"] = documents_read
+        self.manifest["complete"] = complete
         self.manifest.pop("cursor", None)
-        if self.cursor and not complete:
+        if self.cursor is not None and not complete:
             self.manifest["cursor"] = self.cursor.state()
-        write_atomic(
-            self.folder / MANIFEST, json.dumps(self.manifest, indent=2).encode() + b"\n"
-        )
+        about = json.dumps(self.manifest, indent=2).encode() + b"\n"
+        write_atomic(self.folder / MANIFEST, about)
+
+    def write_shard(self, split: str, documents: list[bytes]) -> None:
+        """Writes documents as the next shard of a split and notes it down."""
+        number = len(shards_of(self.manifest, split))
+        data = b"".join(documents)
+        name = f"{split}-{number:05d}.bin"
+        write_atomic(self.folder / name, data)
+        shard = {
+            "file": name,
+            "split": split,
+            "bytes": len(data),
+            "documents": len(documents),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        self.manifest["shards"].append(shard)
 
     def keep_both_sides(self) -> None:
         """A small corpus may have nothing on one side of the split: its last document
-        moves over.
+        moves over. Raises DataError where there is only one.
         """
         train, val = self.waiting["train"], self.waiting["val"]
-        if len(train) + len(val) < 2:
+        count = len(train) + len(val)
+        if count < 2:
             raise DataError(
-                f"{self.manifest['source']} holds {len(train) + len(val)} document(s); training needs at "
-                "least two",
-                "add text: one document is held out to measure on, the others are trained on",
+                f"{self.manifest['source']} holds {count} document(s); "
+                "training needs at least two",
+                "add text: one document is held out to measure on, "
+                "the others are trained on",
             )
         if not val:
             val.append(train.pop())
         if not train:
             train.append(val.pop())
+
+
+# The manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -207,6 +212,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+def shards_of(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    """What the manifest says of the shards of one split, in their order."""
+    return [shard for shard in manifest["shards"] if shard["split"] == split]
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's bytes, or of the names and digests of a folder's files."""
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = []
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(path).as_posix()
+            lines.append(f"{name} {fingerprint(file)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+# Reading
+
+
 @dataclass(frozen=True)
 class Split:
     """One side of the corpus: its shards as one row of bytes."""
@@ -218,13 +244,13 @@ class Split:
 
     def read(self, limit: int | None = None) -> bytes:
         """The first `limit` bytes of the stream (all of it unless given)."""
-        return b"".join(piece.tobytes() for piece in self.pieces(limit))
-
-    def pieces(self, limit: int | None) -> Iterator[np.ndarray]:
         left = len(self) if limit is None else limit
+        pieces = []
         for shard in self.shards:
-            yield shard[:left]
-            left -= len(shard[:left])
+            piece = shard[:left]  # a view: nothing is read from the disk yet
+            pieces.append(piece.tobytes())
+            left -= len(piece)
+        return b"".join(pieces)
 
 
 @dataclass(frozen=True)
@@ -240,25 +266,27 @@ class Shards:
         self, rows: int, context: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Random windows of the training side: x and targets, (rows, context) long
-        each, targets one byte ahead.
+        each, targets one byte ahead. Raises DataError when no window fits.
         """
-        # starts in each shard
-        lengths = torch.tensor(
-            [max(len(shard) - context, 0) for shard in self.train.shards]
-        )
-        if int(lengths.sum()) == 0:
+        shards = self.train.shards
+        # in how many places of each shard a window of context + 1 bytes can begin
+        places = torch.tensor([max(len(shard) - context, 0) for shard in shards])
+        ends = places.cumsum(0)  # of each shard, when all places are numbered in a row
+        total = int(ends[-1])
+        if total == 0:
             raise DataError(
-                f"the training side has {len(self.train):,} bytes, the model reads {context} + 1 at once",
+                f"the training side has {len(self.train):,} bytes, "
+                f"the model reads {context} + 1 at once",
                 "add text, or lower model.context",
             )
-        ends = lengths.cumsum(0)
-        starts = torch.randint(int(ends[-1]), (rows,), generator=generator)
-        which = torch.searchsorted(ends, starts, right=True)
-        begins = starts - (ends - lengths)[which]
-        places = zip(which.tolist(), begins.tolist(), strict=True)
-        stacked = torch.from_numpy(
-            np.stack([self.train.shards[s][b : b + context + 1] for s, b in places])
-        ).long()
+        numbers = torch.randint(total, (rows,), generator=generator)
+        # from the number of a place to its shard, and to where in the shard it is
+        which = torch.searchsorted(ends, numbers, right=True)
+        begins = numbers - (ends - places)[which]
+        windows = []
+        for shard, begin in zip(which.tolist(), begins.tolist(), strict=True):
+            windows.append(shards[shard][begin : begin + context + 1])
+        stacked = torch.from_numpy(np.stack(windows)).long()  # (rows, context + 1)
         return stacked[:, :-1], stacked[:, 1:]
 
     def describe(self) -> dict[str, Any]:
@@ -279,26 +307,22 @@ class Shards:
 
         Raises DataError when they are not the same any more.
         """
+        # a record from before shards were counted has no number: then it is all of them
         train, val = data.get("train_shards"), data.get("val_shards")
-        sides = [
-            [shard for shard in self.manifest["shards"] if shard["split"] == side]
-            for side in ("train", "val")
-        ]
-        files = [shard["file"] for shard in sides[0][:train] + sides[1][:val]]
-        manifest = self.manifest | {
-            "shards": [
-                shard for shard in self.manifest["shards"] if shard["file"] in files
-            ]
-        }
+        known = shards_of(self.manifest, "train")[:train]
+        known += shards_of(self.manifest, "val")[:val]
+        # in the order of the manifest, which the digest goes by
+        kept = [shard for shard in self.manifest["shards"] if shard in known]
         view = Shards(
             self.folder,
             Split(self.train.shards[:train]),
             Split(self.val.shards[:val]),
-            manifest,
+            self.manifest | {"shards": kept},
         )
         if view.describe()["sha256"] != data["sha256"]:
             raise DataError(
-                f"{self.folder.name} does not hold the data that the run was started on",
+                f"{self.folder.name} does not hold the data "
+                "that the run was started on",
                 "resume with the same --corpus",
             )
         return view
@@ -311,17 +335,14 @@ class Shards:
         """
         if not (self.folder / MANIFEST).is_file():
             return None
-        now = [
-            shard
-            for shard in read_manifest(self.folder)["shards"]
-            if shard["split"] == "train"
-        ]
-        new = now[len(self.train.shards) : train]
-        side = Split(
-            self.train.shards + [map_shard(self.folder, shard) for shard in new]
-        )
+        written = shards_of(read_manifest(self.folder), "train")
+        new = written[len(self.train.shards) : train]
+        if not new:
+            return None
+        mapped = [map_shard(self.folder, shard) for shard in new]
         manifest = self.manifest | {"shards": self.manifest["shards"] + new}
-        return Shards(self.folder, side, self.val, manifest) if new else None
+        side = Split(self.train.shards + mapped)
+        return Shards(self.folder, side, self.val, manifest)
 
 
 def open_shards(folder: str | Path, verify: bool = True) -> Shards:
@@ -330,28 +351,30 @@ def open_shards(folder: str | Path, verify: bool = True) -> Shards:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    splits: dict[str, list[np.ndarray]] = {"train": [], "val": []}
-    for shard in manifest["shards"]:
-        splits[shard["split"]].append(map_shard(folder, shard, verify))
-    if not (splits["train"] and splits["val"]):
+    sides = {}
+    for split in ("train", "val"):
+        listed = shards_of(manifest, split)
+        sides[split] = [map_shard(folder, shard, verify) for shard in listed]
+    if not (sides["train"] and sides["val"]):
         raise DataError(
             f"{folder.name} is not finished: one side of the split is empty",
             "run the same command again",
         )
-    return Shards(folder, Split(splits["train"]), Split(splits["val"]), manifest)
+    return Shards(folder, Split(sides["train"]), Split(sides["val"]), manifest)
 
 
 def map_shard(folder: Path, shard: dict[str, Any], verify: bool = True) -> np.ndarray:
-    """One shard of the manifest, mapped into memory after the checks of open_shards."""
+    """Maps one shard of the manifest into memory, after the checks of open_shards."""
     path = folder / shard["file"]
-    if not path.is_file() or path.stat().st_size != shard["bytes"]:
-        size = (
-            f"{path.stat().st_size:,} bytes instead of {shard['bytes']:,}"
-            if path.is_file()
-            else "missing"
-        )
+    wanted = shard["bytes"]
+    problem = None
+    if not path.is_file():
+        problem = "missing"
+    elif path.stat().st_size != wanted:
+        problem = f"{path.stat().st_size:,} bytes instead of {wanted:,}"
+    if problem:
         raise DataError(
-            f"shard {path.name} is {size}",
+            f"shard {path.name} is {problem}",
             f"delete the folder {folder.name} and make it again",
         )
     if verify and fingerprint(path) != shard["sha256"]:

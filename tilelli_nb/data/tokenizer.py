@@ -4,6 +4,7 @@ the vocabulary is 256.
 
 import codecs
 from collections.abc import Iterable, Iterator
+
 from ..errors import TokenError
 
 
@@ -21,11 +22,11 @@ class ByteTokenizer:
         """The UTF-8 bytes of `text` as a list of ints, each 0..255. Bytes pass through
         unchanged.
         """
-        return list(
-            text
-            if isinstance(text, bytes)
-            else text.encode("utf-8", errors="surrogatepass")
-        )
+        if isinstance(text, str):
+            # half of a surrogate pair is not UTF-8; its three bytes are kept all the
+            # same, so that no str is refused
+            text = text.encode("utf-8", errors="surrogatepass")
+        return list(text)
 
     def to_bytes(self, ids: Iterable[int]) -> bytes:
         """The ids as bytes. Raises TokenError for anything outside 0..255."""
@@ -48,9 +49,13 @@ class ByteTokenizer:
         """Yields text as the bytes of `ids` arrive, never half a character; the pieces
         join to decode(ids).
         """
+        # it keeps the first bytes of a character until the last one is there
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for i in ids:
-            if piece := decoder.decode(self.to_bytes([i])):
+            piece = decoder.decode(self.to_bytes([i]))
+            if piece:
                 yield piece
-        if rest := decoder.decode(b"", final=True):
+        # what is left of a character that was cut off
+        rest = decoder.decode(b"", final=True)
+        if rest:
             yield rest

@@ -1,5 +1,5 @@
-"""Watching a run from elsewhere: its metrics sent to TensorBoard or to Weights &
-Biases, where these are installed.
+"""A run watched from elsewhere: its metrics sent to TensorBoard or to Weights & Biases,
+where these are installed.
 """
 
 from collections.abc import Callable
@@ -9,30 +9,30 @@ from typing import Any
 from ..errors import MissingDependency
 from ..model.router import PATHWAYS
 
+OnLog = Callable[[dict[str, Any]], None]  # gets a line of metrics.jsonl
+
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """A line of metrics.jsonl as named numbers: lists become router_use/block1/conv,
-    zero_share/block1 and so on.
+    """Returns a line of metrics.jsonl as named numbers: lists become
+    router_use/block1/conv, zero_share/block1 and so on.
     """
-    found = {
-        key: value
-        for key, value in line.items()
-        if isinstance(value, (int, float)) and key != "step"
-    }
+    found = {}
+    # the step is the horizontal axis, not a curve
+    for name, value in line.items():
+        if isinstance(value, (int, float)) and name != "step":
+            found[name] = value
+    # router_use (blocks, 3), zero_share (blocks,)
     for block, shares in enumerate(line["router_use"], 1):
-        found |= {
-            f"router_use/block{block}/{name}": share
-            for name, share in zip(PATHWAYS, shares, strict=True)
-        }
-    return found | {
-        f"zero_share/block{block}": share
-        for block, share in enumerate(line["zero_share"], 1)
-    }
+        for pathway, share in zip(PATHWAYS, shares, strict=True):
+            found[f"router_use/block{block}/{pathway}"] = share
+    for block, share in enumerate(line["zero_share"], 1):
+        found[f"zero_share/block{block}"] = share
+    return found
 
 
-def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """An `on_log` for train() that writes event files: watch with `tensorboard --logdir
-    FOLDER`.
+def tensorboard(folder: Path) -> OnLog:
+    """Returns an `on_log` for train() that writes event files: watch them with
+    `tensorboard --logdir FOLDER`. Raises MissingDependency.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -45,16 +45,14 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
     def on_log(line: dict[str, Any]) -> None:
         for name, value in scalars(line).items():
             writer.add_scalar(name, value, line["step"])
-        writer.flush()
+        writer.flush()  # so that a page that is open shows it now
 
     return on_log
 
 
-def weights_and_biases(
-    project: str, name: str, config: dict[str, Any]
-) -> Callable[[dict[str, Any]], None]:
-    """An `on_log` for train() that logs to a project; the key comes from WANDB_API_KEY
-    or `wandb login`.
+def weights_and_biases(project: str, name: str, config: dict[str, Any]) -> OnLog:
+    """Returns an `on_log` for train() that logs to a project; the key comes from
+    WANDB_API_KEY or `wandb login`. Raises MissingDependency.
     """
     try:
         import wandb
@@ -62,5 +60,10 @@ def weights_and_biases(
         raise MissingDependency(
             "--wandb needs the library wandb", "pip install wandb"
         ) from error
+    # a run that is resumed here goes on there, too
     run = wandb.init(project=project, name=name, config=config, resume="allow")
-    return lambda line: run.log(scalars(line), step=line["step"])
+
+    def on_log(line: dict[str, Any]) -> None:
+        run.log(scalars(line), step=line["step"])
+
+    return on_log

@@ -3,13 +3,14 @@ and what is built on them.
 
 Importing this module registers them; it needs the library transformers. After it, every
 name that TilelliLM.from_pretrained takes works in AutoModelForCausalLM.from_pretrained;
-for a bundled one give the folder that checkpoint.resolve finds.
+for a bundled one give the folder that pretrained.resolve finds.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
@@ -47,18 +48,20 @@ class TilelliConfig(PreTrainedConfig):
         train: dict | None = None,
         **kwargs: Any,
     ):
-        self.name, self.model, self.train = name, model or {}, train or {}
-        self.vocab_size, self.max_position_embeddings = VOCAB, self.config.model.context
-        super().__init__(
-            **{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **kwargs}
-        )
+        self.name = name
+        self.model = model or {}
+        self.train = train or {}
+        self.vocab_size = VOCAB
+        self.max_position_embeddings = self.config.model.context
+        for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(token, 0)  # byte 0 separates documents
+        super().__init__(**kwargs)
 
     @property
     def config(self) -> Config:
-        """The book's own."""
-        return Config.from_dict(
-            {"name": self.name, "model": self.model, "train": self.train}
-        )
+        """Makes the book's own."""
+        values = {"name": self.name, "model": self.model, "train": self.train}
+        return Config.from_dict(values)
 
 
 class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
@@ -66,7 +69,9 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
     TilelliLM.generate is much faster.
     """
 
-    config_class, base_model_prefix, main_input_name = TilelliConfig, "lm", "input_ids"
+    config_class = TilelliConfig
+    base_model_prefix = "lm"
+    main_input_name = "input_ids"
 
     def __init__(self, config: TilelliConfig) -> None:
         super().__init__(config)
@@ -75,14 +80,14 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """TilelliLM has drawn them."""
+        """Does nothing: TilelliLM has drawn them."""
 
     @classmethod
     def from_pretrained(
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliForCausalLM":
-        """By TilelliLM.from_pretrained: a folder, packed or not, or the Hub. Other
-        arguments are passed over.
+        """Loads what TilelliLM.from_pretrained takes: a folder, packed or not, or the
+        Hub. Other arguments are passed over.
         """
         lm = TilelliLM.from_pretrained(name)
         model = cls(TilelliConfig(**lm.config.to_dict()))
@@ -107,21 +112,19 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
                 "a batch that is padded on the left",
                 "pad on the right, or pass one text at a time",
             )
-        window = input_ids[
-            :, window_start(input_ids.shape[1], self.lm.config.model.context) :
-        ]
-        logits, loss = self.lm(window), None
+        start = window_start(input_ids.shape[1], self.lm.config.model.context)
+        logits = self.lm(input_ids[:, start:])  # (B, the window's bytes, 256)
+        loss = None
         if labels is not None:
-            wanted = labels[:, input_ids.shape[1] - window.shape[1] + 1 :].flatten()
-            loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), wanted, ignore_index=IGNORE
-            )
+            predicted = logits[:, :-1].flatten(0, 1)
+            wanted = labels[:, start + 1 :].flatten()
+            loss = F.cross_entropy(predicted, wanted, ignore_index=IGNORE)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """The whole text each time: nothing is cached."""
+        """Passes the whole text each time: nothing is cached."""
         return {"input_ids": input_ids}
 
 
@@ -132,21 +135,16 @@ class TilelliTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            **{
-                "bos_token": "\0",
-                "eos_token": "\0",
-                "pad_token": "\0",
-                "padding_side": "right",
-                **kwargs,
-            }
-        )
+        for token in ("bos_token", "eos_token", "pad_token"):
+            kwargs.setdefault(token, "\0")
+        kwargs.setdefault("padding_side", "right")
+        super().__init__(**kwargs)
 
     @classmethod
     def from_pretrained(
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliTokenizer":
-        """There is nothing to load."""
+        """Makes one: there is nothing to load."""
         return cls()
 
     @property
@@ -171,13 +169,9 @@ class TilelliTokenizer(PreTrainedTokenizer):
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[()]:
-        return ()
+        return ()  # there is none to save
 
 
 AutoConfig.register("tilelli", TilelliConfig)
-
-
 AutoModelForCausalLM.register(TilelliConfig, TilelliForCausalLM)
-
-
 AutoTokenizer.register(TilelliConfig, slow_tokenizer_class=TilelliTokenizer)

@@ -12,7 +12,6 @@ from .sampling import Sampling
 
 FILE = "generation_config.json"
 
-
 # the file's names for our settings
 NAMES = {
     "max_new_tokens": "max_new",
@@ -23,8 +22,8 @@ NAMES = {
 
 
 def read_defaults(folder: str | Path) -> dict[str, Any]:
-    """The settings in a folder's file, under our names: {"temperature": 0.3}. Without a
-    file there are none.
+    """Reads the settings in a folder's file, under our names: {"temperature": 0.3}.
+    Without a file there are none.
 
     What else the file says is for other programs and passed over. Raises
     CheckpointError for a file that is not JSON, or a setting outside its range.
@@ -48,7 +47,7 @@ def read_defaults(folder: str | Path) -> dict[str, Any]:
         if value is None:
             continue
         try:
-            Sampling(**{ours: value})
+            Sampling(**{ours: value})  # only to see whether it is allowed
         except GenerationError as error:
             raise CheckpointError(
                 f"{where}: {theirs} = {value!r}",
@@ -56,12 +55,13 @@ def read_defaults(folder: str | Path) -> dict[str, Any]:
             ) from None
         defaults[ours] = value
     if values.get("do_sample") is False:
-        defaults["temperature"] = 0
+        defaults["temperature"] = 0  # greedy, whatever else the file says
     return defaults
 
 
 def write_defaults(folder: str | Path, defaults: dict[str, Any]) -> None:
-    """The inverse. Without settings there is no file, and an older model's is removed.
+    """Writes the settings to a folder's file. Without settings there is no file, and an
+    older model's is removed.
 
     Raises GenerationError for a setting outside its range.
     """

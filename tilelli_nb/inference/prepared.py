@@ -3,22 +3,24 @@ weights of fewer bytes.
 """
 
 from copy import deepcopy
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..config import ModelConfig
 from ..errors import ConfigError, TokenError
 from ..model.attention import at_least_fp32, topk_attention
 from ..model.ternary import TernaryLinear
-from .decoding import Decoder, State
+from .decoding import Decoder, DecodeState
 
 KINDS = ("fp32", "bf16", "int8", "ternary")
 
+SQRT_HALF = 0.5**0.5  # 1 / sqrt 2: two factors of it make a half
 
-HALF = 0.5**0.5  # a half, in two equal parts
+
+# Matrices
 
 
 class Matrix:
@@ -29,25 +31,23 @@ class Matrix:
     twice as fast.
     """
 
-    # up to so many rows are multiplied by the weights as they are stored; more are
-    # worth a wide copy of them
-    few = 0
+    # Up to so many rows are multiplied by the weights as they are stored. For more it
+    # pays to make a copy of the weights in full precision first.
+    max_rows_as_stored = 0
 
     def __init__(self, weight: Tensor) -> None:
-        # (in, out)
-        self.weight = (
-            weight.t().contiguous() if len(weight) > weight.shape[1] else weight.t()
-        )
+        d_out, d_in = weight.shape
+        weight = weight.t()  # (in, out)
+        self.weight = weight.contiguous() if d_out > d_in else weight
 
     def __call__(self, y: Tensor, out: Tensor | None = None) -> Tensor:
-        return (
-            self.narrow(y, out)
-            if len(y) <= self.few
-            else torch.mm(y, self.wide(), out=out)
-        )
+        """(n, in) -> (n, out), written to `out` where that is given."""
+        if len(y) <= self.max_rows_as_stored:
+            return self.multiply_as_stored(y, out)
+        return torch.mm(y, self.full_weight(), out=out)
 
-    def wide(self) -> Tensor:
-        """The weight (in, out) in fp32 or float64."""
+    def full_weight(self) -> Tensor:
+        """Returns the weight (in, out) in fp32 or float64."""
         return self.weight
 
 
@@ -56,18 +56,18 @@ class Bf16Matrix(Matrix):
     way round, (out, in).
     """
 
-    few = 3
+    max_rows_as_stored = 3
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
 
-    def narrow(self, y: Tensor, out: Tensor | None = None) -> Tensor:
-        """The product in bf16, returned in fp32."""
+    def multiply_as_stored(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiplies in bf16, and returns fp32."""
         product = torch.mm(y.bfloat16(), self.weight.t())
         return product.float() if out is None else out.copy_(product)
 
-    def wide(self) -> Tensor:
-        """The weight (in, out) in fp32."""
+    def full_weight(self) -> Tensor:
+        """Makes the weight (in, out) in fp32."""
         return self.weight.float().t()
 
 
@@ -77,23 +77,20 @@ class Int8Matrix(Matrix):
     """
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
-        # (out, in): what PyTorch's int8 product reads
+        # codes (out, in), scale (out,): what PyTorch's int8 product reads
         self.weight, self.scale = codes, scale
-        # PyTorch's int8 product reads 16 numbers at once
-        self.few = 0 if codes.shape[1] % 16 else 16
-        # it would take the scales, but only in bf16
+        # it reads 16 numbers at once
+        self.max_rows_as_stored = 16 if codes.shape[1] % 16 == 0 else 0
+        # and it would take the scales, but only in bf16
         self.ones = torch.ones(len(codes), dtype=torch.bfloat16)
 
-    def narrow(self, y: Tensor, out: Tensor | None = None) -> Tensor:
-        """The product of bf16 inputs with the codes, then the scales in fp32."""
-        return torch.mul(
-            torch._weight_int8pack_mm(y.bfloat16(), self.weight, self.ones),
-            self.scale,
-            out=out,
-        )
+    def multiply_as_stored(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiplies y in bf16 by the codes, then by the scales in fp32."""
+        product = torch._weight_int8pack_mm(y.bfloat16(), self.weight, self.ones)
+        return torch.mul(product, self.scale, out=out)
 
-    def wide(self) -> Tensor:
-        """The weight (in, out) in fp32."""
+    def full_weight(self) -> Tensor:
+        """Makes the weight (in, out) in fp32."""
         return (self.weight * self.scale[:, None]).t()
 
 
@@ -101,38 +98,59 @@ def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, in) -> int8 codes (out, in) and fp32 scales (out,), so that the largest of
     each row becomes 127.
     """
-    scale = (at_least_fp32(weight).abs().amax(1) / 127).clamp(
-        min=torch.finfo(torch.float32).tiny
-    )
-    return (weight / scale[:, None]).round().to(torch.int8), scale.float()
+    largest = at_least_fp32(weight).abs().amax(1)
+    # a row of zeros would be divided by zero
+    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    codes = (weight / scale[:, None]).round().to(torch.int8)
+    return codes, scale.float()
 
 
 def fuse(weights: str, *parts: Tensor | TernaryLinear) -> Matrix:
-    """One matrix from several with the same input, on top of each other. "ternary"
-    keeps the codes as they are.
+    """Makes one matrix from several with the same input, one below the other. "ternary"
+    keeps the codes of ternary parts as they are.
 
     Ternary parts are times 1 / sqrt 2: see PreparedBlock.
     """
     if weights in ("fp32", "bf16"):
-        whole = torch.cat([at_least_fp32(dense(part)) for part in parts])
+        whole = torch.cat([at_least_fp32(used_weight(part)) for part in parts])
         return Bf16Matrix(whole.bfloat16()) if weights == "bf16" else Matrix(whole)
-    codes, scales = [], []
+    all_codes, all_scales = [], []
     for part in parts:
-        is_kept = isinstance(part, TernaryLinear) and weights == "ternary"
-        found, scale = part.codes() if is_kept else int8_rows(dense(part))
-        codes.append(found.to(torch.int8))
-        scales.append((scale * HALF if is_kept else scale).float().expand(len(found)))
-    return Int8Matrix(torch.cat(codes), torch.cat(scales))
+        if weights == "ternary" and isinstance(part, TernaryLinear):
+            codes, scale = part.codes()
+            scale = scale * SQRT_HALF  # one for the whole matrix
+        else:
+            codes, scale = int8_rows(used_weight(part))
+        all_codes.append(codes.to(torch.int8))
+        all_scales.append(scale.float().expand(len(codes)))
+    return Int8Matrix(torch.cat(all_codes), torch.cat(all_scales))
 
 
-def dense(part: Tensor | TernaryLinear) -> Tensor:
-    """The numbers that are multiplied by."""
-    return part.ternary_weight() * HALF if isinstance(part, TernaryLinear) else part
+def used_weight(part: Tensor | TernaryLinear) -> Tensor:
+    """Returns the numbers that are multiplied by, (out, in)."""
+    if isinstance(part, TernaryLinear):
+        return part.ternary_weight() * SQRT_HALF
+    return part
+
+
+# The model
+
+
+class PreparedNorm:
+    """A LayerNorm, copied: (..., D) -> the same."""
+
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
+        self.weight = norm.weight.to(dtype, copy=True)
+        self.bias = norm.bias.to(dtype, copy=True)
+        self.size, self.eps = norm.normalized_shape, norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self.size, self.weight, self.bias, self.eps)
 
 
 class PreparedBlock:
-    """A routed block as two products: one makes q, k, v, the FFN's inside and the
-    router's logits, one is FFN-down.
+    """A routed block as two products: `fused` makes q, k, v, the FFN's inside and the
+    router's logits, `down` is the FFN's second matrix.
 
     gelu(x) = x (1 + erf(x / sqrt 2)) / 2 is (u + u erf u) / sqrt 2 with u = x / sqrt 2:
     both matrices of the FFN take a 1 / sqrt 2, and what is left between them is two
@@ -140,80 +158,130 @@ class PreparedBlock:
     """
 
     def __init__(self, block: Any, weights: str, dtype: torch.dtype) -> None:
-        self.norm = (
-            *(w.to(dtype, copy=True) for w in (block.norm.weight, block.norm.bias)),
-            block.norm.eps,
-        )
-        # (width, 1, D): i acts i bytes later
-        self.taps = block.conv.weight.to(dtype).t().flip(0)[:, None].contiguous()
+        self.norm = PreparedNorm(block.norm, dtype)
+        # (width, 1, D): tap i acts i bytes later, so the present byte's comes first
+        taps = block.conv.weight.to(dtype).t().flip(0)
+        self.taps = taps[:, None].contiguous()
         q, k, v = block.attention.weight.chunk(3)
-        # of the scores, once and for all
-        scale = (len(q) // block.attention.n_heads) ** -0.5
-        self.into = fuse(
-            weights, torch.cat([q * scale, k, v]), block.ffn.up, block.router.weight
-        )
+        # the scores are divided by sqrt(D_h): q's rows are, once and for all
+        head_size = len(q) // block.attention.n_heads
+        qkv = torch.cat([q * head_size**-0.5, k, v])
+        self.fused = fuse(weights, qkv, block.ffn.up, block.router.weight)
         self.down = fuse(weights, block.ffn.down)
 
 
-class Memory:
-    """What all blocks remember of `rows` texts, and room to work in. Nothing here
-    grows: a step writes into it.
+class BlockMemory(NamedTuple):
+    """What one block remembers of B texts: views of the tensors of a FastCache."""
+
+    keys: Tensor  # (B, H, D_h, context), as the product with q wants them
+    values: Tensor  # (B, H, context, D_h)
+    all_keys: Tensor  # (B * H, D_h, context), the same keys for one product
+    all_values: Tensor  # (B * H, context, D_h)
+    conv: Tensor  # (context + width - 1, B, D), sums so far of now and later
+    p: Tensor  # (B, 1, 3), the router's choice at the latest byte
+
+
+class BlockViews(NamedTuple):
+    """The part of a BlockMemory that a step at one position reads and writes."""
+
+    keys: Tensor  # (B * H, D_h, position + 1)
+    values: Tensor  # (B * H, position + 1, D_h)
+    new_key: Tensor  # (B, H, D_h), the last of the keys
+    new_value: Tensor  # (B, H, D_h), the last of the values
+    conv_sums: Tensor  # (width, B, D), of this byte and those after it
+    conv_now: Tensor  # (B, D), the first of them: complete with this byte
+    p: Tensor  # (B, 1, 3)
+
+
+class FastCache:
+    """What all blocks remember of `rows` texts (B), made once and written into: nothing
+    here grows.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: "Prepared", rows: int) -> None:
-        c, zeros = model.config.model, partial(torch.zeros, dtype=model.dtype)
-        D, H = c.d_model, c.n_heads
-        self.keys = zeros(c.n_blocks, rows, H, D // H, c.context)
-        self.values = zeros(c.n_blocks, rows, H, c.context, D // H)
-        # the sums so far, of now and later
-        self.conv = zeros(c.n_blocks, c.context + c.conv_width - 1, rows, D)
-        self.p = zeros(c.n_blocks, rows, 1, 3)  # the router's p at the latest byte
-        self.x, self.z, self.paths = (
-            zeros(rows, D),
-            zeros(rows, sum(model.split)),
-            zeros(3, rows, D),
-        )
-        q, k, v, self.u, router = self.z.split(model.split, dim=1)
-        self.q, self.k, self.v = (part.view(rows, H, D // H) for part in (q, k, v))
-        # q of a single text, as its product wants it
-        self.one = self.q.view(H, 1, D // H) if rows == 1 else None
-        self.router, self.x3, self.mixed = (
-            router[:, None],
-            self.x[:, None],
-            self.paths.transpose(0, 1),
-        )
-        self.conv_now, attended, self.ffn = self.paths
-        self.attended = attended.view(rows * H, 1, D // H)
-        whole = (
-            self.keys.flatten(1, 2),
-            self.values.flatten(1, 2),
-            self.keys,
-            self.values,
-            self.conv,
-            self.p,
-        )
-        self.views, self.whole = {}, [each.unbind(0) for each in whole]
+    def __init__(self, c: ModelConfig, rows: int, dtype: torch.dtype) -> None:
+        head_size = c.d_model // c.n_heads
+        heads = (c.n_blocks, rows, c.n_heads)
+        self.keys = torch.zeros(*heads, head_size, c.context, dtype=dtype)
+        self.values = torch.zeros(*heads, c.context, head_size, dtype=dtype)
+        # The convolution works ahead: each byte adds its part to the sums of itself and
+        # of the width - 1 bytes after it.
+        self.conv_width = c.conv_width
+        sums = c.context + c.conv_width - 1
+        self.conv = torch.zeros(c.n_blocks, sums, rows, c.d_model, dtype=dtype)
+        self.p = torch.zeros(c.n_blocks, rows, 1, 3, dtype=dtype)
+        self.blocks = []
+        for i in range(c.n_blocks):
+            memory = BlockMemory(
+                keys=self.keys[i],
+                values=self.values[i],
+                all_keys=self.keys[i].flatten(0, 1),
+                all_values=self.values[i].flatten(0, 1),
+                conv=self.conv[i],
+                p=self.p[i],
+            )
+            self.blocks.append(memory)
+        self.work = Workspace(c, rows, dtype)
+        self.views: dict[int, list[BlockViews]] = {}
 
-    def at(self, t: int) -> list[tuple[Tensor, ...]]:
-        """The views that a step at position t needs, block by block; kept, because a
-        re-read window comes back to t.
+    def at(self, position: int) -> list[BlockViews]:
+        """Returns what a step at this position needs, for each block. Views are kept,
+        because a window that is read again comes back to the same positions.
         """
-        if t not in self.views:
-            width = self.conv.shape[1] - self.keys.shape[-1] + 1
-            self.views[t] = [
-                (
-                    keys[..., : t + 1],
-                    values[:, : t + 1],
-                    key[..., t],
-                    value[..., t, :],
-                    sums[t : t + width],
-                    sums[t],
-                    p,
+        if position not in self.views:
+            self.views[position] = []
+            length = position + 1
+            for memory in self.blocks:
+                views = BlockViews(
+                    keys=memory.all_keys.narrow(2, 0, length),
+                    values=memory.all_values.narrow(1, 0, length),
+                    new_key=memory.keys.select(3, position),
+                    new_value=memory.values.select(2, position),
+                    conv_sums=memory.conv.narrow(0, position, self.conv_width),
+                    conv_now=memory.conv.select(0, position),
+                    p=memory.p,
                 )
-                for keys, values, key, value, sums, p in zip(*self.whole, strict=True)
-            ]
-        return self.views[t]
+                self.views[position].append(views)
+        return self.views[position]
+
+
+class Workspace:
+    """Room for what a step computes and nobody remembers; the blocks take turns."""
+
+    def __init__(self, c: ModelConfig, rows: int, dtype: torch.dtype) -> None:
+        width, heads = c.d_model, c.n_heads
+        head_size = width // heads
+        self.x = torch.zeros(rows, width, dtype=dtype)  # the residual stream
+        # The fused product, and views of its five parts.
+        sizes = fused_sizes(c)
+        self.fused = torch.zeros(rows, sum(sizes), dtype=dtype)
+        q, k, v, self.u, router = self.fused.split(sizes, dim=1)
+        self.q = q.view(rows, heads, head_size)
+        self.k = k.view(rows, heads, head_size)
+        self.v = v.view(rows, heads, head_size)
+        self.router = router[:, None]  # (B, 1, 3)
+        # What the three pathways say, and views of each.
+        paths = torch.zeros(3, rows, width, dtype=dtype)
+        self.conv, attended, self.ffn = paths
+        self.attended = attended.view(rows * heads, 1, head_size)
+        # Only the heads of a single text lie as a product with the keys wants them.
+        self.q_alone = self.q.view(heads, 1, head_size) if rows == 1 else None
+        # They are mixed row by row: (B, 1, 3) times (B, 3, D) is added to x.
+        self.paths_by_row = paths.transpose(0, 1)
+        self.x_by_row = self.x[:, None]  # (B, 1, D)
+
+    def q_by_head(self) -> Tensor:
+        """Returns q as its product with the keys wants it, (B * H, 1, D_h)."""
+        if self.q_alone is not None:
+            return self.q_alone
+        return self.q.reshape(self.attended.shape)
+
+
+def fused_sizes(c: ModelConfig) -> list[int]:
+    """How many numbers the fused product makes of q, k, v, the FFN's inside (u) and the
+    router's logits.
+    """
+    return [c.d_model, c.d_model, c.d_model, c.ffn_expand * c.d_model, 3]
 
 
 class Prepared(Decoder):
@@ -237,44 +305,38 @@ class Prepared(Decoder):
                 f"a model of {lm.config.model.block} blocks cannot be prepared",
                 "use it as it is: generate() and score() work without prepare()",
             )
-        lm = lm if lm.device.type == "cpu" else deepcopy(lm).cpu()
+        if lm.device.type != "cpu":
+            lm = deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
         self.sampling_defaults = dict(lm.sampling_defaults)
-        c, is_double = (
-            lm.config.model,
-            weights == "fp32" and lm.token.weight.dtype == torch.float64,
-        )
+        is_double = weights == "fp32" and lm.token.weight.dtype == torch.float64
         self.dtype = torch.float64 if is_double else torch.float32
-        self.split = [c.d_model] * 3 + [c.ffn_expand * c.d_model, 3]
-        self.token, self.position = (
-            table.weight.to(self.dtype, copy=True) for table in (lm.token, lm.position)
-        )
-        self.positions = self.position.unbind(0)
+        self.token = lm.token.weight.to(self.dtype, copy=True)
+        self.position = lm.position.weight.to(self.dtype, copy=True)
+        self.positions = self.position.unbind(0)  # its rows
         self.blocks = [PreparedBlock(block, weights, self.dtype) for block in lm.blocks]
-        self.norm = (
-            *(w.to(self.dtype, copy=True) for w in (lm.norm.weight, lm.norm.bias)),
-            lm.norm.eps,
-        )
+        self.norm = PreparedNorm(lm.norm, self.dtype)
         self.output = fuse(weights, lm.output.weight)
 
-    def new_state(self, batch: int = 1) -> State:
-        """An empty memory for `step`. `state.blocks.p` (blocks, B, 1, 3) is the
+    def new_state(self, batch: int = 1) -> DecodeState:
+        """Makes an empty memory for `step`. `state.blocks.p` (blocks, B, 1, 3) is the
         router's p at the latest step.
         """
-        return State(
-            Memory(self, batch),
-            torch.zeros(batch, self.config.model.context, dtype=torch.long),
-        )
+        model = self.config.model
+        cache = FastCache(model, batch, self.dtype)
+        window = torch.zeros(batch, model.context, dtype=torch.long)
+        return DecodeState(cache, window)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T) long -> logits (B, T, 256). Raises TokenError for more bytes than
         the context has.
         """
-        if x.shape[1] > self.config.model.context:
+        context = self.config.model.context
+        if x.shape[1] > context:
             raise TokenError(
-                f"{x.shape[1]} bytes at once, but the model sees {self.config.model.context}",
-                "pass fewer, or use generate() and score(), which move the window along",
+                f"{x.shape[1]} bytes at once, but the model sees {context}",
+                "pass fewer, or use generate() and score(), which move the window",
             )
         h, _ = self.hidden(x)
         return self.logits(h.flatten(0, 1)).view(*x.shape, -1)
@@ -282,117 +344,75 @@ class Prepared(Decoder):
     @torch.inference_mode()
     def logits(self, h: Tensor) -> Tensor:
         """(n, D) -> (n, 256)."""
-        return self.output(F.layer_norm(h, h.shape[-1:], *self.norm))
+        return self.output(self.norm(h))
 
-    def step_blocks(self, x_t: Tensor, position: int, memory: Memory) -> Tensor:
-        """One byte through all the blocks: (B,) -> logits (B, 256)."""
-        m, c, size = memory, self.config.model, (self.config.model.d_model,)
-        shape = (-1, 1, c.d_model // c.n_heads)
-        x = torch.add(
-            self.token.index_select(0, x_t), self.positions[position], out=m.x
-        )
-        for block, (keys, values, key, value, sums, conv, p) in zip(
-            self.blocks, m.at(position), strict=True
-        ):
-            y = torch.layer_norm(x, size, *block.norm)
-            # q, k, v, u and the router's logits, of which m has views
-            block.into(y, out=m.z)
-            torch.softmax(m.router, -1, out=p)
-            # this byte's part of the convolution, now and at the next four
-            sums.addcmul_(block.taps, y)
-            m.conv_now.copy_(conv)
-            key.copy_(m.k)
-            value.copy_(m.v)
-            q = m.q.reshape(shape) if m.one is None else m.one
-            scores = torch.bmm(q, keys)  # (B * H, 1, position + 1)
-            if position >= c.keep:
-                kth = scores.topk(c.keep).values[..., -1:]
+    def step_blocks(self, x_t: Tensor, position: int, cache: FastCache) -> Tensor:
+        """Reads one byte through all the blocks: (B,) -> logits (B, 256)."""
+        keep, work = self.config.model.keep, cache.work
+        byte = self.token.index_select(0, x_t)  # (B, D)
+        x = torch.add(byte, self.positions[position], out=work.x)
+        for block, views in zip(self.blocks, cache.at(position), strict=True):
+            y = block.norm(x)
+            # q, k, v, u and the router's logits, of which `work` has views
+            block.fused(y, out=work.fused)
+            torch.softmax(work.router, -1, out=views.p)
+            # local: this byte's part of the sums, now and at the next four
+            views.conv_sums.addcmul_(block.taps, y)
+            work.conv.copy_(views.conv_now)
+            # sparse: remember the key and the value, then look at all of them
+            views.new_key.copy_(work.k)
+            views.new_value.copy_(work.v)
+            q = work.q_by_head()  # (B * H, 1, D_h)
+            scores = torch.bmm(q, views.keys)  # (B * H, 1, position + 1)
+            if position >= keep:
+                kth = scores.topk(keep).values[..., -1:]
                 scores.masked_fill_(scores < kth, -torch.inf)
-            torch.bmm(scores.softmax(-1), values, out=m.attended)
-            block.down(torch.addcmul(m.u, m.u, m.u.erf()), out=m.ffn)
-            # the residual, and the three paths, each times its p
-            m.x3.baddbmm_(p, m.mixed)
-        return self.output(torch.layer_norm(x, size, *self.norm))
+            torch.bmm(scores.softmax(-1), views.values, out=work.attended)
+            # dense: the GELU's two operations, and the way down
+            inside = torch.addcmul(work.u, work.u, work.u.erf())
+            block.down(inside, out=work.ffn)
+            # x += p_conv * conv + p_attention * attended + p_ffn * ffn
+            work.x_by_row.baddbmm_(views.p, work.paths_by_row)
+        return self.output(self.norm(x))
 
     @torch.inference_mode()
-    def hidden(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, None]:
-        """Bytes (B, T) from position 0, all at once -> the last block's output (B, T,
-        D). Leaves all in `memory`.
+    def hidden(self, x: Tensor, cache: FastCache | None = None) -> tuple[Tensor, None]:
+        """Reads bytes (B, T) from position 0, all at once -> the last block's output
+        (B, T, D). Leaves in `cache` what T steps would.
         """
+        c = self.config.model
         B, T = x.shape
-        c, D = self.config.model, self.config.model.d_model
-        h = F.embedding(x, self.token) + self.position[:T]
+        heads = (B, T, c.n_heads, c.d_model // c.n_heads)
+        sizes = fused_sizes(c)
+        h = F.embedding(x, self.token) + self.position[:T]  # (B, T, D)
         for i, block in enumerate(self.blocks):
-            y = F.layer_norm(h, (D,), *block.norm)
-            *qkv, u, router = block.into(y.flatten(0, 1)).split(self.split, dim=1)
-            q, k, v = (part.view(B, T, c.n_heads, -1).transpose(1, 2) for part in qkv)
+            y = block.norm(h)
+            fused = block.fused(y.flatten(0, 1))  # (B * T, all five)
+            q, k, v, u, router = fused.split(sizes, dim=1)
+            q, k, v = (part.view(heads).transpose(1, 2) for part in (q, k, v))
             p = router.softmax(-1).view(B, T, 1, 3)
-            conv = y.new_zeros(B, T + len(block.taps) - 1, D)
-            for delay, tap in enumerate(block.taps):
-                conv[:, delay : delay + T].addcmul_(y, tap)
-            if memory is not None:
-                memory.keys[i, ..., :T], memory.values[i, :, :, :T] = (
-                    k.transpose(2, 3),
-                    v,
-                )
-                memory.conv[i] = F.pad(conv, (0, 0, 0, c.context - T)).transpose(0, 1)
-                memory.p[i] = p[:, -1]
-            attended = (
-                topk_attention(q * q.shape[-1] ** 0.5, k, v, c.keep)
-                .transpose(1, 2)
-                .reshape(B, T, D)
-            )
-            paths = torch.stack(
-                [
-                    conv[:, :T],
-                    attended,
-                    block.down(torch.addcmul(u, u, u.erf())).view(B, T, D),
-                ],
-                dim=2,
-            )
-            h = h + (p @ paths)[:, :, 0]
+            sums = conv_sums(y, block.taps)  # (B, T + width - 1, D)
+            if cache is not None:
+                cache.keys[i, ..., :T] = k.mT
+                cache.values[i, :, :, :T] = v
+                unread = c.context - T  # positions whose sums are still empty
+                cache.conv[i] = F.pad(sums, (0, 0, 0, unread)).transpose(0, 1)
+                cache.p[i] = p[:, -1]
+            # topk_attention divides by sqrt(D_h), and these q have been divided
+            attended = topk_attention(q * q.shape[-1] ** 0.5, k, v, c.keep)
+            attended = attended.transpose(1, 2).reshape(B, T, c.d_model)
+            ffn = block.down(torch.addcmul(u, u, u.erf())).view(B, T, c.d_model)
+            paths = torch.stack([sums[:, :T], attended, ffn], dim=2)  # (B, T, 3, D)
+            h = h + (p @ paths).squeeze(2)
         return h, None
 
 
-class Kept:
-    """The fp32 form of one model, for its own `generate`: made when it is first asked
-    for, and again when a weight is not what it was.
-
-    It lies inside the model, but a copy or a pickle of the model begins without it.
+def conv_sums(y: Tensor, taps: Tensor) -> Tensor:
+    """Adds each byte's part of the convolution to itself and the bytes after it: y
+    (B, T, D) and taps (width, 1, D) -> (B, T + width - 1, D).
     """
-
-    def __init__(self) -> None:
-        self.made: tuple[Any, Prepared] | None = None  # of which weights, and the form
-
-    def __reduce__(self) -> tuple:
-        """How to copy or pickle it: make an empty one."""
-        return Kept, ()
-
-    def of(self, lm: Any) -> Prepared:
-        """The prepared form of `lm` as its weights are now."""
-        now = fingerprint(lm)
-        if self.made is None or self.made[0] != now:
-            self.made = now, Prepared(lm, "fp32")
-        return self.made[1]
-
-
-@torch.inference_mode()
-def fingerprint(lm: Any) -> tuple[Any, bytes]:
-    """What changes when a weight of `lm` (fp32, on the CPU) does: where each lies, how
-    often PyTorch has seen it written to, and its products with one fixed vector.
-
-    PyTorch does not count what is written through `weight.data`: the products see that
-    too. They read every weight once, which takes about as long as writing one byte.
-    """
-    weights = [weight.detach() for weight in lm.parameters()]
-    # None: a weight that was made in inference mode is not counted at all
-    seen = [
-        (w.data_ptr(), None if w.is_inference() else w._version)
-        for w in lm.parameters()
-    ]
-    widest = max(w.shape[-1] for w in weights)
-    # no two numbers alike, so that weights that change places are noticed
-    probe = torch.arange(1, widest + 1, dtype=torch.float32).cos()
-    products = [w.view(-1, w.shape[-1]) @ probe[: w.shape[-1]] for w in weights]
-    # as bytes: NaN is not equal to itself
-    return seen, torch.cat(products).numpy().tobytes()
+    B, T, D = y.shape
+    sums = y.new_zeros(B, T + len(taps) - 1, D)
+    for delay, tap in enumerate(taps):
+        sums[:, delay : delay + T].addcmul_(y, tap)
+    return sums

@@ -1,5 +1,5 @@
-"""Inference: from logits to bytes, one at a time, with states instead of re-reading the
-window for each.
+"""From logits to the next byte: the window that the model sees, the settings, and the
+draw.
 """
 
 import math
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,28 +15,59 @@ from torch import Tensor
 from ..errors import GenerationError
 
 
+def window_stride(context: int) -> int:
+    """How many bytes a full window drops at once: half of them. Of an odd number, the
+    larger half.
+
+    >>> [window_stride(context) for context in (256, 7, 1)]
+    [128, 4, 1]
+    """
+    return context - context // 2
+
+
 def window_start(n: int, context: int = 256) -> int:
-    """Where the window starts when n bytes have been read: when it is full, its last
-    half is kept.
+    """Where the window starts when n bytes have been read: when it is full, its first
+    half is dropped.
 
     >>> [window_start(n) for n in (256, 257, 384, 385, 513)]
     [0, 128, 128, 256, 384]
     """
-    half = context // 2
-    return 0 if n <= context else half * math.ceil((n - context) / half)
+    if n <= context:
+        return 0
+    stride = window_stride(context)
+    return stride * math.ceil((n - context) / stride)
 
 
-RANGES = {  # kind, smallest, largest, and what to say
-    "max_new": (Integral, 0, math.inf, "0 or more bytes"),
-    "temperature": (
-        Real,
-        0,
-        sys.float_info.max,
-        "0 (greedy) or more; 0.8 is a good start",
+class Range(NamedTuple):
+    """What a setting may be."""
+
+    kind: type  # a number of this kind, from smallest to largest
+    smallest: float
+    largest: float
+    meaning: str  # the range in words
+    may_be_none: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether the value is allowed. No range holds NaN."""
+        if value is None:
+            return self.may_be_none
+        if not isinstance(value, self.kind):
+            return False
+        return self.smallest <= value <= self.largest
+
+
+LARGEST_FLOAT = sys.float_info.max
+SMALLEST_FLOAT = sys.float_info.min  # above 0
+RANGES = {
+    "max_new": Range(Integral, 0, math.inf, "0 or more bytes"),
+    "temperature": Range(
+        Real, 0, LARGEST_FLOAT, "0 (greedy) or more; 0.8 is a good start"
     ),
-    "top_k": (Integral, 1, 256, "1 to 256, or None"),
-    "top_p": (Real, sys.float_info.min, 1, "more than 0 and at most 1, or None"),
-    "seed": (Integral, 0, 2**62, "0 or more, or None"),
+    "top_k": Range(Integral, 1, 256, "1 to 256, or None", may_be_none=True),
+    "top_p": Range(
+        Real, SMALLEST_FLOAT, 1, "more than 0 and at most 1, or None", may_be_none=True
+    ),
+    "seed": Range(Integral, 0, 2**62, "0 or more, or None", may_be_none=True),
 }
 
 
@@ -54,30 +86,27 @@ class Sampling:
     stop: Collection[int] = (0,)  # bytes that end the text; they are not part of it
 
     def __post_init__(self) -> None:
-        for name, (kind, low, high, meaning) in RANGES.items():
+        for name, allowed in RANGES.items():
             value = getattr(self, name)
-            if not (
-                isinstance(value, kind)
-                and low <= value <= high
-                or value is None
-                and "or None" in meaning
-            ):
-                raise GenerationError(f"{name} = {value!r}", f"{name} is {meaning}")
-        if not isinstance(self.stop, Collection) or not all(
-            byte in range(256) for byte in self.stop
-        ):
+            if not allowed.holds(value):
+                raise GenerationError(
+                    f"{name} = {value!r}", f"{name} is {allowed.meaning}"
+                )
+        is_collection = isinstance(self.stop, Collection)
+        if not is_collection or not all(byte in range(256) for byte in self.stop):
             raise GenerationError(
                 f"stop = {self.stop!r}", "stop is a list of bytes between 0 and 255"
             )
 
     def generator(self, row: int) -> torch.Generator:
-        """Row i of a batch has its own generator, so that it does not depend on its
-        neighbours.
+        """Makes the random numbers of one row. Each row of a batch has its own, so that
+        it does not depend on its neighbours.
         """
         generator = torch.Generator()
         if self.seed is None:
             generator.seed()
         else:
+            # a large prime factor keeps the rows of neighbouring seeds apart
             generator.manual_seed((self.seed * 1_000_003 + row) % 2**63)
         return generator
 
@@ -87,27 +116,25 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     and top-p, in that order.
     """
     logits = logits.detach().to("cpu", torch.float64)
-    # none above 0: no temperature is too low
+    # with none above 0, no temperature is too low
     logits = (logits - logits.max()) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < len(logits):
-        logits = logits.masked_fill(
-            logits < logits.topk(sampling.top_k).values[-1], -math.inf
-        )
+        kth = logits.topk(sampling.top_k).values[-1]
+        logits = logits.masked_fill(logits < kth, -math.inf)
     p = logits.softmax(-1)
     if sampling.top_p is not None and sampling.top_p < 1:
         ordered, order = p.sort(descending=True, stable=True)
         # a byte stays while those before it have not reached top_p
         before = ordered.cumsum(-1) - ordered
-        p = torch.zeros_like(p).scatter(
-            0, order, ordered.masked_fill(before >= sampling.top_p, 0)
-        )
+        kept = ordered.masked_fill(before >= sampling.top_p, 0)
+        p = torch.zeros_like(p).scatter(0, order, kept)  # back at their places
         p = p / p.sum()
     return p
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next byte from logits (256,). Raises GenerationError when the largest is not
-    a finite number.
+def sample_next(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draws the next byte from logits (256,). Raises GenerationError when the largest
+    is not a finite number.
     """
     if not math.isfinite(logits.max()):
         raise GenerationError(
@@ -117,6 +144,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     if sampling.temperature == 0:
         return int(logits.argmax())
     p = probabilities(logits, sampling)
-    # with rate p, each byte wins as often as p says
+    # A race: with rate p, each byte is the first to arrive as often as p says. It is
+    # the draw of torch.multinomial, without its checks.
     race = torch.empty_like(p).exponential_(generator=generator)
-    return int((p / race).argmax())  # the draw of torch.multinomial, without its checks
+    return int((p / race).argmax())

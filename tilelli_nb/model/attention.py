@@ -111,9 +111,10 @@ def reference_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
     """The rule, line by line; shapes as in topk_attention."""
     queries, keys = q.shape[2], k.shape[2]
     scores = at_least_fp32(q) @ at_least_fp32(k).mT / math.sqrt(q.shape[-1])
-    visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
-    visible = visible.tril(keys - queries)  # the last query sees all keys
-    scores = scores.masked_fill(~visible, -math.inf)  # (B, H, queries, keys)
+    if queries > 1:  # the last query sees all keys, and a single one is the last
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
+        visible = visible.tril(keys - queries)
+        scores = scores.masked_fill(~visible, -math.inf)  # (B, H, queries, keys)
     best = scores.topk(min(keep, keys)).values
     kth = best[..., -1:]  # (B, H, queries, 1); -inf where fewer than `keep` are visible
     kept = scores.masked_fill(scores < kth, -math.inf)

@@ -21,14 +21,14 @@ VOCAB = 256
 
 
 class BlockState(NamedTuple):
-    """What the three pathways of one block remember between bytes."""
+    """What one block keeps between two calls, while it writes a text."""
 
-    conv: Tensor
-    attention: KVCache
-    ffn: tuple[Tensor, Tensor]
+    conv: Tensor  # (B, conv_width - 1, D): the last vectors that it heard
+    attention: KVCache  # keys and values of the window's bytes
+    ffn: tuple[Tensor, Tensor]  # its two matrices, rounded once: of no byte
 
     def restart(self) -> None:
-        """Forgets all bytes."""
+        """Forgets all bytes; the rounded matrices stay."""
         self.conv.zero_()
         self.attention.restart()
 
@@ -56,12 +56,12 @@ class RoutedBlock(nn.Module):
         more, after those that it remembers.
         """
         conv_state, attention_state, ffn_state = state or (None, None, None)
-        y = self.norm(x)  # (B, T, D)
-        p = self.router(y)  # (B, T, 3)
-        local = self.conv(y, conv_state)
-        sparse = self.attention(y, attention_state)
-        dense = self.ffn(y, ffn_state)
-        return mix(x, p, local, sparse, dense), p
+        y = self.norm(x)  # (B, T, D), as are the three pathways
+        p = self.router(y)  # (B, T, 3), sums to 1
+        conv = self.conv(y, conv_state)
+        attention = self.attention(y, attention_state)
+        ffn = self.ffn(y, ffn_state)
+        return mix(x, p, conv, attention, ffn), p
 
     def new_state(self, batch: int, context: int) -> BlockState:
         """Room for what the pathways remember of `context` bytes."""
@@ -78,10 +78,11 @@ def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> T
 
 
 class Mix(torch.autograd.Function):
-    """x + p_conv * conv + p_attention * attention + p_ffn * ffn, in half as many passes
-    over memory as term by term.
+    """x + p_conv * conv + p_attention * attention + p_ffn * ffn, by hand for speed
+    alone: autograd gives the same gradients with twice as many passes over memory.
 
-    Autograd would also be right; by hand, each product is made once.
+    For a pathway f with share s, and the gradient g of the output: the gradient of f is
+    s * g, that of s is the sum of g * f over D, and that of x is g itself.
     """
 
     @staticmethod
@@ -114,14 +115,16 @@ class LossTerms(NamedTuple):
     use: Tensor  # (blocks, 3): the router's p, mean over bytes, sum over sequences
 
     def objective(
-        self, balance_weight: float, predicted: int | Tensor, sequences: int
+        self, balance_weight: float, all_predicted: int | Tensor, all_sequences: int
     ) -> Tensor:
         """Adds up what training makes smaller: nats per byte and the weighted balance
-        loss, of a batch with so many predicted bytes and sequences.
+        loss.
 
-        The terms may be those of one of the micro-batches that the batch is made of.
+        Divided by the counts of the whole batch, so that the parts of its micro-batches
+        add up to it.
         """
-        return self.nats / predicted + balance_weight * self.balance / sequences
+        cross_entropy = self.nats / all_predicted
+        return cross_entropy + balance_weight * self.balance / all_sequences
 
 
 class Network(nn.Module):
@@ -132,7 +135,8 @@ class Network(nn.Module):
         self.context = config.context
         width = config.d_model
         block = VanillaBlock if config.block == "vanilla" else RoutedBlock
-        # PyTorch draws the tables and the output, which init_weights replaces.
+        # PyTorch draws first values here, which init_weights replaces: on a forked
+        # generator, so that making a network does not move the caller's numbers.
         with torch.random.fork_rng(devices=[]):
             self.token = nn.Embedding(VOCAB, width)
             self.position = nn.Embedding(config.context, width)
@@ -147,16 +151,20 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draws every weight from a normal distribution. Its standard deviation is 0.02
-        for the two tables and fan_in^-0.5 for all maps. The router stays at zero: at
-        the start each pathway gets a third.
+        """Draws the tables and all maps from normal distributions, of standard
+        deviation 0.02 for tables and fan_in^-0.5 for maps. The rest keeps its first
+        values: norms ones and zeros, the router zeros: a third for each pathway.
+
+        Unlike GPT-2's: the output is not tied to the token table, nothing is scaled by
+        depth, and logits begin with variance 1, so the first loss is near ln 256 + 1/2.
         """
         maps = (nn.Linear, TernaryLinear, TopKAttention, CausalConv)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 module.weight.normal_(0, 0.02, generator=generator)
             elif isinstance(module, maps):
-                fan_in = module.weight.shape[1]  # of a convolution: the bytes it hears
+                # (out, in) of a map, (D, width) of the convolution
+                fan_in = module.weight.shape[1]
                 module.weight.normal_(0, fan_in**-0.5, generator=generator)
 
     def hidden(
@@ -165,18 +173,19 @@ class Network(nn.Module):
         """Takes bytes (B, T) through all blocks: the last one's output (B, T, D) and
         the router's p (B, blocks, T, 3), or None where there is no router.
 
-        With `states`, which the blocks keep between two calls, the bytes stand at
-        positions start to start + T of a window; 0 begins a new one.
+        Training leaves `states` out. Generation passes one for each block (from its
+        new_state) and the T new bytes alone, the first of which stands at position
+        `start` of the window. With start = 0 all states are emptied first.
         """
-        position = self.position.weight[start : start + x.shape[1]]  # (T, D)
-        h = self.token(x) + position  # (B, T, D): the residual stream
-        all_p = []
-        for number, block in enumerate(self.blocks):
-            state = None
-            if states is not None:
-                state = states[number]
-                if start == 0:
-                    state.restart()
+        positions = self.position.weight[start : start + x.shape[1]]  # (T, D)
+        h = self.token(x) + positions  # (B, T, D): the residual stream
+        if states is None:
+            states = [None] * len(self.blocks)
+        elif start == 0:
+            for state in states:
+                state.restart()
+        all_p = []  # of each block (B, T, 3), or None
+        for block, state in zip(self.blocks, states, strict=True):
             h, p = block(h, state)
             all_p.append(p)
         if all_p[0] is None:
@@ -188,8 +197,8 @@ class Network(nn.Module):
         return self.output(self.norm(h))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T) long -> logits (B, T, 256). Raises TokenError for a token outside
-        0..255 or more than `context` of them.
+        """x (B, T) long -> logits (B, T, 256). Raises TokenError for more than
+        `context` tokens and, on a CPU, for one outside 0..255.
         """
         self.check_tokens(x)
         h, _ = self.hidden(x)
@@ -201,6 +210,7 @@ class Network(nn.Module):
         """
         h, p = self.hidden(x)
         logits = self.logits(h).flatten(0, 1)  # (B * T, 256)
+        # Sums of thousands of bytes would drown in the 8 bits of bf16.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nats = F.cross_entropy(
             logits, targets.flatten(), ignore_index=IGNORE, reduction="sum"
@@ -209,8 +219,8 @@ class Network(nn.Module):
         if p is None:  # vanilla blocks have no router
             balance, use = nats.new_zeros(()), nats.new_zeros(0, 3)
         else:
-            balance = sequence_balance(p, mask).mean(1).sum()
-            use = p.detach().mean(2).sum(0)
+            balance = sequence_balance(p, mask).mean(1).sum()  # (B, blocks) -> scalar
+            use = p.detach().mean(2).sum(0)  # (B, blocks, T, 3) -> (blocks, 3)
         return LossTerms(nats, mask.sum(), balance, use)
 
     def zero_shares(self) -> list[float]:
@@ -225,9 +235,9 @@ class Network(nn.Module):
                 f"{x.shape[-1]} bytes at once, but the model sees {self.context}",
                 "pass fewer, or use generate() and score(), which move the window on",
             )
-        if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
-            # on a GPU looking would make it wait, and a compiled graph cannot branch on
-            # values
+        # Values are looked at on a CPU only: a GPU would have to be waited for, and a
+        # compiled graph cannot branch on them.
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
             return
         low, high = int(x.min()), int(x.max())
         if low < 0 or high >= VOCAB:

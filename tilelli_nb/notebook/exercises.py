@@ -19,44 +19,50 @@ def check(title: str, *cases: Callable | tuple[Callable, str]) -> None:
     >>> check("One byte", (lambda: len(b"a") == 1, "count again"))
     ✓ One byte
     """
-    failures = [
-        (number, said)
-        for number, case in enumerate(cases, 1)
-        if (said := _failure(case)) is not None
-    ]
-    if cases and not failures:
+    failures = []  # what is said about each case that does not hold
+    for case in cases:
+        said = _failure(case)
+        if said is not None:
+            failures.append(said)
+    if not cases:
+        failures = [["this check has no cases"]]
+    if not failures:
         print(f"{TICK} {title}")
         return
-    right = (
-        f" ({len(cases) - len(failures)} of {len(cases)} right)"
-        if len(cases) > 1
-        else ""
-    )
-    print(f"{CROSS} {title}{right}")
-    for line in failures[0][1] if failures else ["this check has no cases"]:
+    count = ""
+    if len(cases) > 1:
+        count = f" ({len(cases) - len(failures)} of {len(cases)} right)"
+    print(f"{CROSS} {title}{count}")
+    for line in failures[0]:
         print(textwrap.fill(line, 72, initial_indent="  ", subsequent_indent="  "))
 
 
 def _failure(case) -> list[str] | None:
-    """None when the case holds, else the lines that help: what was raised, if anything,
-    and the hint.
+    """Returns None when the case holds, else the lines that help: what was raised, if
+    anything, and the hint.
     """
-    test, hint = case if isinstance(case, tuple) and len(case) == 2 else (case, "")
-    raised = None
+    test, hint = case, ""
+    if isinstance(case, tuple) and len(case) == 2:
+        test, hint = case
+    lines = []
     try:
         if bool(test()):
             return None
     except NameError as error:
-        raised = f"{_describe(error)}. Has the cell that defines it been run?"
+        lines.append(f"{_describe(error)}. Has the cell that defines it been run?")
     # a reader's code may raise anything; only an interrupt goes through
     except (Exception, SystemExit) as error:
-        raised = _describe(error)
-    return [line for line in (raised, hint and f"hint: {hint}") if line] or ["not yet"]
+        lines.append(_describe(error))
+    if hint:
+        lines.append(f"hint: {hint}")
+    return lines or ["not yet"]
 
 
 def _describe(error: BaseException) -> str:
+    """Returns the kind of an exception and the first line of what it says."""
     try:
         said = str(error).strip().partition("\n")[0]
     except Exception:  # an exception whose own __str__ is broken
         said = ""
-    return f"it raised {type(error).__name__}" + (f": {said}" if said else "")
+    raised = f"it raised {type(error).__name__}"
+    return f"{raised}: {said}" if said else raised

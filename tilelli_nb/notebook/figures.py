@@ -6,17 +6,11 @@ from matplotlib import font_manager, ft2font
 # The Okabe-Ito palette: told apart with every common kind of colour blindness, and in
 # print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-
-
 PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#8A8A8A"
-
-
 INK, PAPER = "#222222", "#FFFFFF"
-
 
 # the three pathways keep their colours through the whole book
 LOCAL, SPARSE, DENSE = SKY, ORANGE, GREEN
-
 
 # inches; wide enough for a desktop page, and its text is still readable scaled down to
 # a phone
@@ -72,12 +66,13 @@ def byte_strip(ax, text: str) -> None:
     font lacks shows its code point.
     """
     colours = {1: SKY, 2: YELLOW, 3: ORANGE, 4: PURPLE}
-    x = 0
+    x = 0  # in bytes: each is one unit wide
     for character in text:
         data = character.encode("utf-8", errors="surrogatepass")
-        _cell(ax, x, 1.15, len(data), _visible(character), colours[len(data)], size=15)
+        colour = colours[len(data)]
+        _cell(ax, x, 1.15, len(data), _visible(character), colour, size=15)
         for offset, value in enumerate(data):
-            _cell(ax, x + offset, 0, 1, str(value), colours[len(data)], size=11)
+            _cell(ax, x + offset, 0, 1, str(value), colour, size=11)
         x += len(data)
     ax.set(xlim=(-0.05, x + 0.05), ylim=(-0.1, 2.25))
     ax.set_axis_off()
@@ -86,30 +81,26 @@ def byte_strip(ax, text: str) -> None:
 def _cell(
     ax, x: float, y: float, width: float, label: str, colour: str, size: float
 ) -> None:
-    ax.add_patch(
-        plt.Rectangle(
-            (x + 0.03, y), width - 0.06, 1, facecolor=colour, alpha=0.45, edgecolor=INK
-        )
+    """Draws a box of height 1 with its lower left corner at (x, y), and the label in
+    its middle.
+    """
+    box = plt.Rectangle(
+        (x + 0.03, y), width - 0.06, 1, facecolor=colour, alpha=0.45, edgecolor=INK
     )
-    ax.text(
-        x + width / 2,
-        y + 0.48,
-        label,
-        ha="center",
-        va="center",
-        fontsize=size if len(label) < 4 else 8,
-    )
+    ax.add_patch(box)
+    if len(label) >= 4:  # a code point, which would not fit
+        size = 8
+    middle = (x + width / 2, y + 0.48)
+    ax.text(*middle, label, ha="center", va="center", fontsize=size)
 
 
 def _visible(character: str) -> str:
-    """What to draw for one character: itself, a mark for a space, or its code point
-    when the font cannot draw it.
+    """Returns what to draw for one character: itself, a mark for a space, or its code
+    point when the font cannot draw it.
     """
     if character == " ":
         return "␣"
     font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
-    return (
-        character
-        if character.isprintable() and font.get_char_index(ord(character))
-        else f"U+{ord(character):04X}"
-    )
+    if character.isprintable() and font.get_char_index(ord(character)):
+        return character
+    return f"U+{ord(character):04X}"

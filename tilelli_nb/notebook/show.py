@@ -22,14 +22,13 @@ def show(*objects) -> None:
         fence = "```"
         while fence in source:  # a docstring may itself hold a fenced block
             fence += "`"
-        _display(
-            f"`{where}`\n\n{fence}python\n{source}\n{fence}", f"# {where}\n{source}"
-        )
+        markdown = f"`{where}`\n\n{fence}python\n{source}\n{fence}"
+        _display(markdown, plain=f"# {where}\n{source}")
 
 
 def locate(obj) -> tuple[str, str]:
-    """("tilelli_nb/tokenizer.py, lines 9-31", the dedented source). Raises TilelliError
-    as `show` does.
+    """Returns ("tilelli_nb/data/tokenizer.py, lines 9-31", the dedented source). Raises
+    TilelliError as `show` does.
     """
     obj = _inner(obj)
     try:
@@ -41,49 +40,51 @@ def locate(obj) -> tuple[str, str]:
             f"{_name(obj)} has no Python source to show",
             "give a function, class, method or module that is written in Python",
         ) from error
-    first = max(first, 1)  # inspect says 0 for a whole module
     source = textwrap.dedent("".join(lines)).rstrip()
+    first = max(first, 1)  # inspect says 0 for a whole module
     last = first + source.count("\n")
-    return f"{_relative(module, file)}, " + (
-        f"lines {first}-{last}" if last > first else f"line {first}"
-    ), source
+    numbers = f"lines {first}-{last}" if last > first else f"line {first}"
+    return f"{_relative(module, file)}, {numbers}", source
 
 
 def _inner(obj):
-    """The function inside a property, or inside a wrapper that keeps it as `fn` (a
-    compiled or Triton kernel).
+    """Returns the function inside a property, or inside a wrapper that keeps it as `fn`
+    (a compiled or Triton kernel).
     """
     if isinstance(obj, property):
         return obj.fget
     inner = getattr(obj, "fn", None)
-    return (
-        inner
-        if inspect.isfunction(inner) and not inspect.isclass(obj)
-        else inspect.unwrap(obj)
-    )
+    if inspect.isfunction(inner) and not inspect.isclass(obj):
+        return inner
+    return inspect.unwrap(obj)
 
 
 def _relative(module, file: str) -> str:
-    """The file from its package's folder on, the same on every machine; a notebook's
-    own code has no file.
+    """Returns the file from its package's folder on, the same on every machine; a
+    notebook's own code has no file.
     """
     if module is None or module.__name__ == "__main__":
         return "this notebook"
     path = Path(file)
-    parts = module.__name__.count(".") + 1 + (path.name == "__init__.py")
+    # tilelli_nb.data.tokenizer is three parts of the path; a package has its
+    # __init__.py besides
+    parts = len(module.__name__.split("."))
+    if path.name == "__init__.py":
+        parts += 1
     return "/".join(path.parts[-parts:])
 
 
 def _name(obj) -> str:
-    return (
-        getattr(obj, "__qualname__", None) or f"an object of type {type(obj).__name__}"
-    )
+    """Returns what a message calls the object."""
+    name = getattr(obj, "__qualname__", None)
+    return name or f"an object of type {type(obj).__name__}"
 
 
 def _display(markdown: str, plain: str) -> None:
+    """Displays text that a notebook renders, or prints it in a plain Python."""
     try:
         from IPython.display import display
-    except ImportError:  # a plain Python without Jupyter
+    except ImportError:
         print(plain)
         return
     display({"text/markdown": markdown, "text/plain": plain}, raw=True)

@@ -1,49 +1,68 @@
 """Files that are either whole or refused: safetensors with a checksum, written beside
 the target and renamed.
+
+A safetensors file has three parts: 8 bytes that give the length of the header, the
+header (JSON: each tensor's name, dtype, shape and place, and metadata as text), and the
+numbers. It holds nothing that could run, so nothing is unpickled here.
+
+The checksum is a sha256 over all that is read back: the metadata and each tensor's
+name, dtype, shape and bytes. It stands in the metadata of the same file, so there is no
+second file that could be missing or belong to another one:
+
+    "tilelli": "sha256 " + checksum + " " + metadata as JSON
 """
 
 import hashlib
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import write_atomic
 
 MODEL_FILE = "model.safetensors"
-
-
-NO_DIGEST = b"0" * 64
-
-
-DIGEST = re.compile(rb'file_sha256\\": \\"([0-9a-f]{64})')  # JSON in JSON
+CONFIG_FILE = "config.json"
 
 
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
 ) -> None:
-    """Tensors and JSON metadata in one safetensors file that carries the sha256 of
-    itself (with the digest zeroed).
+    """Writes tensors and JSON metadata as one safetensors file with a checksum."""
+    plain = {}
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().cpu().contiguous()
+    about = json.dumps(metadata, sort_keys=True)
+    text = f"sha256 {checksum(plain, about)} {about}"
+    # one entry alone: the library writes several in any order
+    write_atomic(path, safetensors.torch.save(plain, {"tilelli": text}))
+
+
+def checksum(tensors: dict[str, Tensor], about: str) -> str:
+    """sha256 in hex of the metadata and, in the order of their names, of each tensor:
+    name, dtype, shape and bytes. The tensors lie on the CPU, without gaps.
     """
-    about = json.dumps({**metadata, "file_sha256": NO_DIGEST.decode()}, sort_keys=True)
-    plain = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
-    }
-    data = safetensors.torch.save(plain, {"tilelli": about})
-    digest = hashlib.sha256(data).hexdigest().encode()
-    start = DIGEST.search(data).start(1)
-    write_atomic(path, b"".join((data[:start], digest, data[start + 64 :])))
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        title = f"\n{name} {tensor.dtype} {list(tensor.shape)}\n"
+        digest.update(title.encode())
+        # the same memory seen as bytes: numpy has no bf16, and nothing is copied
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of write_tensors. Raises CheckpointError for a missing, foreign,
-    truncated or altered file.
+    """Reads what write_tensors has written. Raises CheckpointError for a file that is
+    missing, truncated, altered or no safetensors file.
+
+    A safetensors file of another program has no checksum: its tensors come with empty
+    metadata, and a warning that they are taken as they are.
     """
     path = Path(path)
     try:
@@ -52,57 +71,123 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"cannot read {path.name}: {error.strerror}", "check path and permissions"
         ) from None
-    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-    found = DIGEST.search(header)
-    if found is None:
-        raise CheckpointError(
-            f"{path.name} is not a checkpoint of this book" + pickle_hint(data),
-            "use a .safetensors file of save_pretrained or a training run; nothing is unpickled",
+    try:
+        tensors = safetensors.torch.load(data)
+    # KeyError: numbers of a kind that PyTorch does not have
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CheckpointError(*why_unreadable(path.name, data)) from error
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length]
+    # A damaged byte may have hit one of these two words, but not both.
+    if b"tilelli" not in header and b"sha256" not in header:
+        warnings.warn(
+            f"{path.name} carries no checksum: it is taken as it is", stacklevel=2
         )
-    start = 8 + found.start(1)
-    whole = hashlib.sha256(data[:start])
-    whole.update(NO_DIGEST)
-    whole.update(memoryview(data)[start + 64 :])
-    if whole.hexdigest().encode() != found[1]:
+        return tensors, {}
+    about = json.loads(header).get("__metadata__") or {}
+    metadata = verified(about.get("tilelli", ""), tensors, data)
+    if metadata is None:
         raise CheckpointError(
-            f"{path.name} is damaged: its checksum does not match its {len(data):,} bytes",
-            "fetch or write it again; a training run falls back to the checkpoint before it",
+            f"{path.name} is damaged: its checksum does not match its "
+            f"{len(data):,} bytes",
+            "fetch or write it again; a training run falls back to the checkpoint "
+            "before it",
         )
-    tensors = safetensors.torch.load(data)
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["tilelli"])
-    del metadata["file_sha256"]
     return tensors, metadata
 
 
-def pickle_hint(data: bytes) -> str:
-    """PyTorch's own files are zip archives (or bare pickles) and could run code when
-    loaded.
-    """
-    return " but a pickle" if data[:2] == b"PK" or data[:1] == b"\x80" else ""
+def verified(
+    text: str, tensors: dict[str, Tensor], data: bytes
+) -> dict[str, Any] | None:
+    """The metadata of a file of ours, or None where the checksum does not match."""
+    if text.startswith("sha256 "):
+        written, _, about = text.removeprefix("sha256 ").partition(" ")
+        if checksum(tensors, about) != written:
+            return None
+        return json.loads(about)
+    # Files from before carry in their JSON the sha256 of the whole file, in which 64
+    # zeros stood where the digest was put afterwards.
+    try:
+        metadata = json.loads(text)
+        written = metadata.pop("file_sha256")
+        unsigned = data.replace(written.encode(), b"0" * 64, 1)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if hashlib.sha256(unsigned).hexdigest() != written:
+        return None
+    return metadata
+
+
+def why_unreadable(name: str, data: bytes) -> tuple[str, str]:
+    """Problem and fix for bytes that are no safetensors file."""
+    # PyTorch's own files are zip archives or bare pickles, and could run code when
+    # loaded
+    if data.startswith((b"PK", b"\x80")):
+        return (
+            f"{name} is a pickle, not a safetensors file",
+            "use a .safetensors file of save_pretrained or a training run; "
+            "nothing is unpickled",
+        )
+    return (
+        f"{name} is damaged, or not a safetensors file: its header does not fit its "
+        f"{len(data):,} bytes",
+        "fetch or write it again; a training run falls back to the checkpoint before "
+        "it",
+    )
 
 
 def save_model(
     folder: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
 ) -> None:
-    """model.safetensors, which holds everything, and config.json for people and hubs to
-    read.
+    """Writes model.safetensors, which holds everything, and config.json for people and
+    hubs to read.
     """
     folder = Path(folder)
     write_tensors(folder / MODEL_FILE, tensors, metadata)
     # the name that transformers looks for
     config = {"model_type": "tilelli", **metadata["config"]}
-    config |= {key: metadata[key] for key in ("packed",) if key in metadata}
-    write_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    if "packed" in metadata:
+        config["packed"] = metadata["packed"]
+    write_atomic(folder / CONFIG_FILE, json.dumps(config, indent=2).encode() + b"\n")
 
 
-def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest whole checkpoint in `folder`, with a warning for each newer one that
-    is not; None if none is.
+def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what save_model has written. Raises CheckpointError.
+
+    A model.safetensors of another program knows no configuration: the config.json
+    beside it is then the one.
+    """
+    folder = Path(folder)
+    tensors, metadata = read_tensors(folder / MODEL_FILE)
+    if "config" in metadata:
+        return tensors, metadata
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        metadata["config"] = {key: config[key] for key in ("name", "model", "train")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{MODEL_FILE} in {folder.name} does not say what model it belongs to",
+            f"put the {CONFIG_FILE} of that model beside it, as save_pretrained does",
+        ) from None
+    if "packed" in config:
+        metadata["packed"] = config["packed"]
+    return tensors, metadata
+
+
+def latest_valid(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Reads the newest whole checkpoint in `folder`, with a warning for each newer one
+    that is not; None if none is.
     """
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
-            return read_tensors(path)
+            tensors, metadata = read_tensors(path)
         except CheckpointError as error:
             warnings.warn(f"{error.problem}; trying the one before it", stacklevel=2)
+            continue
+        if "step" in metadata:
+            return tensors, metadata
+        warnings.warn(
+            f"{path.name} is no checkpoint of a run; trying the one before it",
+            stacklevel=2,
+        )
     return None

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import CheckpointError, MissingDependency
 
-MODEL_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+MODEL_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # OWNER/NAME
 
-
+# Nothing else of a repository is fetched or published.
 FILES = ["model.safetensors", "config.json", "generation_config.json", "README.md"]
 
 
@@ -20,33 +20,60 @@ def download(name: str, revision: str | None = None) -> Path:
     """
     library = import_hub()
     try:
-        return Path(
-            library.snapshot_download(name, revision=revision, allow_patterns=FILES)
+        folder = library.snapshot_download(
+            name, revision=revision, allow_patterns=FILES
         )
     # offline, no such model, not yours to read: each library below has its own kinds
     except Exception as error:
         raise CheckpointError(
-            f"there is no model {name!r} in a folder here, and the Hugging Face Hub did not give one "
-            f"({type(error).__name__})",
-            "check the name and the network; `tilelli/nano` is bundled and needs neither",
+            f"there is no model {name!r} in a folder here, and the Hugging Face Hub "
+            f"did not give one ({type(error).__name__})",
+            "check the name and the network; `tilelli/nano` is bundled and needs "
+            "neither",
         ) from error
+    return Path(folder)
 
 
 def upload(folder: Path, name: str, private: bool = False) -> str:
     """Publishes a folder as OWNER/NAME and returns its address. The token is the one of
-    `hf auth login` or HF_TOKEN.
+    `hf auth login` or HF_TOKEN. Raises CheckpointError.
     """
     api = import_hub().HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        return str(
-            api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=FILES)
+        address = api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=FILES
         )
     except Exception as error:
         raise CheckpointError(
-            f"{name} could not be published on the Hugging Face Hub ({type(error).__name__})",
-            "check the network, the name (OWNER/NAME) and your token: `hf auth login`, or HF_TOKEN",
+            f"{name} could not be published on the Hugging Face Hub "
+            f"({type(error).__name__})",
+            "check the network, the name (OWNER/NAME) and your token: "
+            "`hf auth login`, or HF_TOKEN",
         ) from error
+    return str(address)
+
+
+CARD = """\
+---
+license: apache-2.0
+library_name: tilelli-nb
+pipeline_tag: text-generation
+tags: [byte-level, ternary, sparse-attention]
+---
+
+# {title}
+
+A byte-level language model of {parameters:,} parameters, configuration `{config}`: \
+{blocks} {kind} blocks of width {width}, context {context}.
+
+```python
+from tilelli_nb import ByteTokenizer, TilelliLM
+tok = ByteTokenizer()
+lm = TilelliLM.from_pretrained("{name}")
+print(tok.decode(lm.generate(tok.encode("Once upon a time"))))
+```
+"""
 
 
 def model_card(
@@ -59,51 +86,54 @@ def model_card(
     it came to be.
     """
     model = config["model"]
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: tilelli-nb",
-        "pipeline_tag: text-generation",
-        "tags: [byte-level, ternary, sparse-attention]",
-        "---",
-        "",
-        f"# {name.split('/')[-1]}",
-        "",
-        f"A byte-level language model of {parameters:,} parameters, configuration `{config['name']}`: "
-        f"{model['n_blocks']} {model['block']} blocks of width {model['d_model']}, context {model['context']}.",
-        "",
-        "```python",
-        "from tilelli_nb import ByteTokenizer, TilelliLM",
-        "tok = ByteTokenizer()",
-        f'lm = TilelliLM.from_pretrained("{name}")',
-        'print(tok.decode(lm.generate(tok.encode("Once upon a time"))))',
-        "```",
-    ]
-    if record:
-        data, used = record["data"], record["gpu_name"] or "CPU"
-        bits = (
-            f"{record['val_bpb']:.4f}"
-            if record["val_bpb"] is not None
-            else "not measured"
-        )
-        rows = {
-            "trained on": f"{data['source']}, {data['train_bytes']:,} bytes (sha256 {data['sha256'][:12]}…)",
-            "steps": f"{record['steps']:,}, {record['bytes_seen']:,} bytes, seed {record['seed']}",
-            "held out": f"{bits} bits per byte, of {data['val_bytes']:,} bytes that are not trained on",
-            "time": f"{record['wall_s'] / 60:.0f} minutes on a {used}, {record['bytes_per_s']:,.0f} bytes/s",
-            "cost": f"${record['usd']:.2f}"
-            if record["usd"] is not None
-            else "not billed",
-            "code": f"commit {record['git']}, package {record['package_sha256'][:12]}…",
-            "notes": record["notes"],
-        }
-        lines += [
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows.items() if value),
-        ]
-    return "\n".join(lines) + "\n"
+    card = CARD.format(
+        title=name.split("/")[-1],
+        parameters=parameters,
+        config=config["name"],
+        blocks=model["n_blocks"],
+        kind=model["block"],
+        width=model["d_model"],
+        context=model["context"],
+        name=name,
+    )
+    if record is None:
+        return card
+    lines = ["", "| | |", "|---|---|"]
+    for title, value in card_rows(record).items():
+        if value:  # a run without notes has no line for them
+            lines.append(f"| {title} | {value} |")
+    return card + "\n".join(lines) + "\n"
+
+
+def card_rows(record: dict[str, Any]) -> dict[str, str]:
+    """What a card says of the run that made the model."""
+    data = record["data"]
+    bits, usd = "not measured", "not billed"
+    if record["val_bpb"] is not None:
+        bits = f"{record['val_bpb']:.4f}"
+    if record["usd"] is not None:
+        usd = f"${record['usd']:.2f}"
+    return {
+        "trained on": (
+            f"{data['source']}, {data['train_bytes']:,} bytes "
+            f"(sha256 {data['sha256'][:12]}…)"
+        ),
+        "steps": (
+            f"{record['steps']:,}, {record['bytes_seen']:,} bytes, "
+            f"seed {record['seed']}"
+        ),
+        "held out": (
+            f"{bits} bits per byte, of {data['val_bytes']:,} bytes "
+            "that are not trained on"
+        ),
+        "time": (
+            f"{record['wall_s'] / 60:.0f} minutes on a {record['gpu_name'] or 'CPU'}, "
+            f"{record['bytes_per_s']:,.0f} bytes/s"
+        ),
+        "cost": usd,
+        "code": f"commit {record['git']}, package {record['package_sha256'][:12]}…",
+        "notes": record["notes"],
+    }
 
 
 def import_hub() -> Any:

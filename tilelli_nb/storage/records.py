@@ -17,7 +17,7 @@ from ..files import load_lines
 
 PACKAGE = Path(__file__).parents[1]
 
-
+# The keys of run.json, in the order in which they are written.
 KEYS = (
     "name",
     "kind",
@@ -42,24 +42,24 @@ KEYS = (
     "notes",
     "precision",
 )
-
-
 KINDS = ("train", "sft", "eval", "bench")
+
+
+# What is noted
 
 
 def new_record(name: str, kind: str, **values: Any) -> dict[str, Any]:
     """A record with every key of the format: what is not known yet is None, what
-    describes the machine is filled in.
+    describes the machine is filled in. Raises DataError for another key or kind.
     """
-    unknown = [key for key in values if key not in KEYS]
-    if unknown or kind not in KINDS:
-        raise DataError(
-            f"a run record has no key {unknown[0]!r}"
-            if unknown
-            else f"unknown kind of run {kind!r}",
-            f"its keys are {', '.join(KEYS)}; its kinds {', '.join(KINDS)}",
-        )
-    about = {
+    known = f"its keys are {', '.join(KEYS)}; its kinds {', '.join(KINDS)}"
+    for key in values:
+        if key not in KEYS:
+            raise DataError(f"a run record has no key {key!r}", known)
+    if kind not in KINDS:
+        raise DataError(f"unknown kind of run {kind!r}", known)
+    record = dict.fromkeys(KEYS)
+    record |= {
         "name": name,
         "kind": kind,
         "device": "cpu",
@@ -69,7 +69,7 @@ def new_record(name: str, kind: str, **values: Any) -> dict[str, Any]:
         "started": now(),
         "notes": "",
     }
-    return {key: values.get(key, about.get(key)) for key in KEYS}
+    return record | values
 
 
 def versions() -> dict[str, str]:
@@ -88,29 +88,26 @@ def git_commit() -> str | None:
     """The commit of the checkout that holds the package, with + when it has local
     changes; None outside of one.
     """
+    # a commit's hash even where a tag is near: --exclude takes every tag away
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=PACKAGE,
-            capture_output=True,
-            text=True,
-            timeout=10,
+        done = subprocess.run(
+            command, cwd=PACKAGE, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return commit.stdout.strip() or None if commit.returncode == 0 else None
+        return None  # no git here
+    if done.returncode != 0:
+        return None  # no checkout
+    return done.stdout.strip() or None
 
 
 def package_sha256() -> str:
     """One digest over the package's Python files: names and contents, in order."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(
-            path.relative_to(PACKAGE).as_posix().encode()
-            + b"\0"
-            + path.read_bytes()
-            + b"\0"
-        )
+        name = path.relative_to(PACKAGE).as_posix()
+        # byte 0 closes each part, so that none can run into the next
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -124,39 +121,46 @@ def dumps(record: dict[str, Any]) -> bytes:
     return json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
+# Where it lies
+
+
 def runs_folder(start: Path | None = None) -> Path:
     """book/runs of the checkout around `start` (the working directory), or of the one
-    that holds the package.
+    that holds the package. Raises DataError where there is neither.
     """
-    for folder in (*(Path(start or ".").resolve() / "x").parents, *PACKAGE.parents):
-        if (folder / "book" / "runs").is_dir():
-            return folder / "book" / "runs"
+    here = Path(start or ".").resolve()
+    for folder in (here, *here.parents, *PACKAGE.parents):
+        runs = folder / "book" / "runs"
+        if runs.is_dir():
+            return runs
     raise DataError(
         "there is no folder book/runs here",
         "clone the book's repository: the records live there",
     )
 
 
+def run_folder(name: str | Path, file: str) -> Path:
+    """The folder `name` if it holds `file`, else the committed run of that name."""
+    if (Path(name) / file).is_file():
+        return Path(name)
+    return runs_folder() / name
+
+
 def load_record(name: str | Path) -> dict[str, Any]:
     """The run.json of a committed run, by name, or of any folder. Raises DataError when
     there is none.
     """
-    folder = Path(name) if (Path(name) / "run.json").is_file() else runs_folder() / name
+    folder = run_folder(name, "run.json")
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        known = ", ".join(
-            sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
-        )
-        reason = "is not JSON" if isinstance(error, ValueError) else "does not exist"
-        raise DataError(
-            f"the run record {folder.name} {reason}", f"the records are {known}"
-        ) from None
+    except OSError:
+        problem = f"the run record {folder.name} does not exist"
+    except ValueError:
+        problem = f"the run record {folder.name} is not JSON"
+    known = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
+    raise DataError(problem, f"the records are {', '.join(known)}")
 
 
 def load_metrics(name: str | Path) -> list[dict[str, Any]]:
     """The metrics.jsonl of a committed run, by name, or of any run folder."""
-    folder = (
-        Path(name) if (Path(name) / "metrics.jsonl").is_file() else runs_folder() / name
-    )
-    return load_lines(folder / "metrics.jsonl")
+    return load_lines(run_folder(name, "metrics.jsonl") / "metrics.jsonl")

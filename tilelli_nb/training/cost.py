@@ -20,19 +20,17 @@ from ..storage.records import load_record, runs_folder
 
 TABLE = Path(__file__).with_name("prices.yaml")
 
-
 # the recipe's run, 50,000 steps in five hours on an A6000, used this share of the
 # card's peak
 ASSUMED_MFU = 0.04
 
-
-VOCAB = 256
+VOCAB = 256  # the bytes
 
 
 @dataclass(frozen=True)
 class Card:
     """A graphics card as its data sheet has it; None is not known. Every field has its
-    comment in data/prices.yaml.
+    comment in training/prices.yaml.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Card:
     read: str = ""
 
     def __post_init__(self) -> None:
-        re.compile(self.pattern)
+        re.compile(self.pattern)  # a broken one is an error now, not when it is used
         for value in (self.memory_gb, self.bf16_tflops or 0, self.usd_per_hour or 0):
             require(
                 type(value) in (int, float) and 0 <= value < math.inf,
@@ -53,72 +51,68 @@ class Card:
 
 
 def load_cards(path: str | Path | None = None) -> list[Card]:
-    """The table of cards: of the package, or of another file in its format that `path`
-    or TILELLI_PRICES names.
+    """Reads the table of cards: the package's, or another file in its format that
+    `path` or TILELLI_PRICES names. Raises ConfigError.
     """
     path = Path(path or os.environ.get("TILELLI_PRICES") or TABLE)
+    # what a file can be instead of a table: missing, not text, not YAML, without
+    # `cards`, with other fields, with a pattern that is none
+    kinds = (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, re.error)
     try:
         return list(_read_cards(path, path.stat().st_mtime_ns))
-    except (
-        OSError,
-        UnicodeDecodeError,
-        yaml.YAMLError,
-        KeyError,
-        TypeError,
-        re.error,
-    ) as error:
+    except kinds as error:
         raise ConfigError(
             f"{path.name} is no table of prices ({type(error).__name__})",
-            "write it like tilelli_nb/data/prices.yaml: a list `cards` with name, pattern, memory_gb",
+            "write it like tilelli_nb/training/prices.yaml: "
+            "a list `cards` with name, pattern, memory_gb",
         ) from error
 
 
 @lru_cache(maxsize=4)
 def _read_cards(path: Path, changed: int) -> tuple[Card, ...]:
-    return tuple(
-        Card(**row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["cards"]
-    )
+    """Reads a table once; `changed`, its time, makes a new version of it another
+    entry of the cache.
+    """
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))["cards"]
+    return tuple(Card(**row) for row in rows)
 
 
 def find_card(gpu_name: str | None) -> Card | None:
-    """The card that torch.cuda.get_device_name() or a person calls so; None when the
-    table has none.
+    """Finds the card that torch.cuda.get_device_name() or a person calls so; None when
+    the table has none.
     """
-    matches = (
-        card
-        for card in load_cards()
-        if re.fullmatch(card.pattern, gpu_name or "", re.IGNORECASE)
-    )
-    return next(matches, None)
+    # the whole name must match: an "A100" is not every card that begins so
+    for card in load_cards():
+        if re.fullmatch(card.pattern, gpu_name or "", re.IGNORECASE):
+            return card
+    return None
 
 
 def hourly_price(
     gpu_name: str | None, usd_per_hour: float | None = None
 ) -> float | None:
-    """Dollars an hour: what is given, else TILELLI_USD_PER_HOUR, else the table's; None
-    when nobody knows.
+    """Returns dollars an hour: what is given, else TILELLI_USD_PER_HOUR, else the
+    table's; None when nobody knows. Raises ConfigError for a price that is none.
     """
-    given = (
-        usd_per_hour
-        if usd_per_hour is not None
-        else os.environ.get("TILELLI_USD_PER_HOUR") or None
-    )
-    if given is None:
-        card = find_card(gpu_name)
-        return card and card.usd_per_hour
-    return dollars(given, "a price an hour")
+    if usd_per_hour is not None:
+        return dollars(usd_per_hour, "a price an hour")
+    setting = os.environ.get("TILELLI_USD_PER_HOUR")
+    if setting:
+        return dollars(setting, "a price an hour")
+    card = find_card(gpu_name)
+    return None if card is None else card.usd_per_hour
 
 
 def dollars(value: Any, what: str) -> float:
-    """The value as a number of dollars. Raises ConfigError for anything that is not
-    one.
+    """Returns the value as a number of dollars. Raises ConfigError for anything that is
+    not one; `what` says what it should have been.
     """
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     require(
-        0 <= number < math.inf,
+        0 <= number < math.inf,  # false for nan, too
         f"{value!r} is not {what}",
         "give dollars as a number, like 0.40",
     )
@@ -127,55 +121,56 @@ def dollars(value: Any, what: str) -> float:
 
 class Bill:
     """What a run costs while it runs: its seconds times the price, and whether that is
-    more than it may cost.
+    more than it may cost. Without a price (None) there is no bill.
     """
 
     def __init__(
         self, usd_per_hour: float | None, max_dollars: float | None = None
     ) -> None:
-        require(
-            max_dollars is None or usd_per_hour is not None,
-            "a limit in dollars needs a price",
-            "give --usd-per-hour: what you pay for the machine in an hour",
-        )
         self.usd_per_hour = usd_per_hour
-        self.max_dollars = (
-            math.inf
-            if max_dollars is None
-            else dollars(max_dollars, "a limit in dollars")
-        )
+        self.max_dollars = math.inf  # no limit
+        if max_dollars is not None:
+            require(
+                usd_per_hour is not None,
+                "a limit in dollars needs a price",
+                "give --usd-per-hour: what you pay for the machine in an hour",
+            )
+            self.max_dollars = dollars(max_dollars, "a limit in dollars")
 
     def spent(self, seconds: float) -> float | None:
-        """Dollars so far."""
-        return None if self.usd_per_hour is None else self.usd_per_hour * seconds / 3600
+        """Returns the dollars so far."""
+        if self.usd_per_hour is None:
+            return None
+        return self.usd_per_hour * seconds / 3600
 
     def at_end(self, seconds: float, share_done: float) -> float | None:
-        """Dollars that the whole run will cost if the rest of it goes like the share
-        that is done; 0 < share <= 1.
+        """Returns the dollars that the whole run will cost if the rest of it goes like
+        the share that is done, 0 to 1; None while nothing is done.
         """
-        return (
-            None
-            if self.usd_per_hour is None or share_done <= 0
-            else self.spent(seconds) / share_done
-        )
+        if self.usd_per_hour is None or share_done <= 0:
+            return None
+        return self.spent(seconds) / share_done
 
     def is_over(self, seconds: float) -> bool:
-        """Whether the limit is reached."""
-        return self.usd_per_hour is not None and self.spent(seconds) >= self.max_dollars
+        """Says whether the limit is reached."""
+        if self.usd_per_hour is None:
+            return False
+        return self.spent(seconds) >= self.max_dollars
 
     def text(self, seconds: float, share_done: float) -> str:
-        """For a progress line: "$0.42 of about $1.98", or nothing without a price."""
+        """Returns "$0.42 of about $1.98" for a progress line, or nothing without a
+        price.
+        """
         if self.usd_per_hour is None:
             return ""
+        so_far = f"${self.spent(seconds):.2f}"
         end = self.at_end(seconds, share_done)
-        return f"${self.spent(seconds):.2f}" + (
-            f" of about ${end:.2f}" if end is not None else ""
-        )
+        return so_far if end is None else f"{so_far} of about ${end:.2f}"
 
 
 def training_flops(model: ModelConfig) -> float:
-    """Floating-point operations for each byte that a model is trained on: forward, and
-    twice as many backward.
+    """Counts the floating-point operations for each byte that a model is trained on:
+    forward, and twice as many backward.
 
     A multiply-add counts as 2. Counted are the matrices, the convolution and, for each
     byte, scores and weighted values over the whole context: top-k attention computes
@@ -183,23 +178,29 @@ def training_flops(model: ModelConfig) -> float:
     Chowdhery et al. 2022, arXiv:2204.02311, and of PyTorch's counter. Elementwise work
     is not counted.
     """
-    d, T = model.d_model, model.context
-    matrices = (3 + 2 * model.ffn_expand) * d * d  # q, k, v; FFN up and down
-    # projection; router, convolution
-    matrices += d * d if model.block == "vanilla" else 3 * d + model.conv_width * d
-    return 3 * 2 * (model.n_blocks * (matrices + 2 * T * d) + VOCAB * d)
+    D = model.d_model
+    T = model.context
+    # multiply-adds of a block for one byte
+    block = 3 * D * D  # q, k, v
+    block += 2 * model.ffn_expand * D * D  # up and down
+    block += 2 * T * D  # scores and weighted values
+    if model.block == "vanilla":
+        block += D * D  # output projection of its attention
+    else:
+        block += 3 * D + model.conv_width * D  # router, convolution
+    # the embeddings are looked up, not multiplied; the output is a matrix
+    forward = 2 * (model.n_blocks * block + VOCAB * D)
+    return 3 * forward
 
 
 def mfu(bytes_per_s: float, model: ModelConfig, gpu_name: str | None) -> float | None:
-    """Model FLOP utilisation: the share of the card's bf16 peak that goes into the
-    model; None for an unknown card.
+    """Returns the model FLOP utilisation: the share of the card's bf16 peak that goes
+    into the model; None for an unknown card.
     """
     card = find_card(gpu_name)
-    return (
-        bytes_per_s * training_flops(model) / (card.bf16_tflops * 1e12)
-        if card and card.bf16_tflops
-        else None
-    )
+    if card is None or not card.bf16_tflops:
+        return None
+    return bytes_per_s * training_flops(model) / (card.bf16_tflops * 1e12)
 
 
 class Plan(NamedTuple):
@@ -220,9 +221,10 @@ def plan(
     bytes_per_s: float | None = None,
     records: Iterable[dict] = (),
 ) -> Plan:
-    """The plan of a whole training run on a card, at a speed and a price of your own or
-    at those that are known.
+    """Makes the plan of a whole training run on a card, at a speed and a price of your
+    own or at those that are known. Raises ConfigError for a speed of 0 or less.
     """
+    # a speed of your own is believed
     why = "given"
     if bytes_per_s is None:
         bytes_per_s, why = expected_speed(gpu_name, config.model, records)
@@ -232,42 +234,42 @@ def plan(
         "give a speed above 0",
     )
     price = hourly_price(gpu_name, usd_per_hour)
-    total = config.train.steps * config.train.batch * config.model.context
-    hours = bytes_per_s and total / bytes_per_s / 3600
+    # without a speed there are no hours, without a price no dollars
+    hours = None
+    usd = None
+    if bytes_per_s is not None:
+        total = config.train.steps * config.train.batch * config.model.context
+        hours = total / bytes_per_s / 3600
+        if price is not None:
+            usd = hours * price
     card = find_card(gpu_name)
-    return Plan(
-        card.name if card else gpu_name or "this machine",
-        bytes_per_s,
-        why,
-        price,
-        hours,
-        None if hours is None or price is None else hours * price,
-    )
+    name = card.name if card else gpu_name or "this machine"
+    return Plan(name, bytes_per_s, why, price, hours, usd)
 
 
 def expected_speed(
     gpu_name: str | None, model: ModelConfig, records: Iterable[dict] = ()
 ) -> tuple[float | None, str]:
-    """Bytes a second and why: the newest record of this model on this card, else an
-    assumption, and it says so.
+    """Returns bytes a second and why: as in the newest record of this model on this
+    card, else an assumption, and it says so.
     """
     card = find_card(gpu_name)
-    for r in sorted(records, key=lambda r: r["started"], reverse=True):
-        if (
-            card
-            and r["kind"] == "train"
-            and r["bytes_per_s"]
-            and find_card(r["gpu_name"]) == card
-            and ModelConfig(**r["config"]["model"]) == model
-        ):
-            per_card = (
-                planned_bytes_per_s(card, model, r["mfu"])
-                if r["mfu"]
-                else r["bytes_per_s"]
-            )
-            # several cards share the record's bytes_per_s, not its mfu
-            return per_card, f"measured: {r['name']}"
-    if card is None or card.bf16_tflops is None:
+    if card is None:
+        return None, "not known: measure it"
+    # the newest first: code gets faster
+    for record in sorted(records, key=lambda record: record["started"], reverse=True):
+        if record["kind"] != "train" or not record["bytes_per_s"]:
+            continue
+        if find_card(record["gpu_name"]) != card:
+            continue
+        if ModelConfig(**record["config"]["model"]) != model:
+            continue
+        why = f"measured: {record['name']}"
+        # several cards share the record's bytes_per_s, but its mfu is that of one
+        if record["mfu"]:
+            return planned_bytes_per_s(card, model, record["mfu"]), why
+        return record["bytes_per_s"], why
+    if card.bf16_tflops is None:
         return None, "not known: measure it"
     return planned_bytes_per_s(card, model), f"assumed: {ASSUMED_MFU:.0%} of the peak"
 
@@ -275,42 +277,41 @@ def expected_speed(
 def planned_bytes_per_s(
     card: Card, model: ModelConfig, mfu: float = ASSUMED_MFU
 ) -> float:
-    """Bytes a second at an assumed share of the card's peak."""
+    """Returns bytes a second at an assumed share of the card's peak."""
     return mfu * card.bf16_tflops * 1e12 / training_flops(model)
 
 
 def recipe_bill() -> dict[str, float]:
-    """What the published recipe says each step costs, in dollars."""
+    """Returns what the published recipe says each of its parts costs, in dollars."""
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))["recipe"]
 
 
 def ledger(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of training runs that have ended, in the order in which they
+    """Returns the records of training runs that have ended, in the order in which they
     began.
     """
-    ended = (
-        record
-        for record in records
-        if record["kind"] in ("train", "sft") and record["wall_s"]
-    )
+    # a run that was killed has no time yet; benchmarks are not training
+    ended = []
+    for record in records:
+        if record["kind"] in ("train", "sft") and record["wall_s"]:
+            ended.append(record)
     return sorted(ended, key=lambda record: record["started"])
 
 
 def all_records() -> list[dict[str, Any]]:
-    """The records in runs/ of the working directory and, where the book is, in
+    """Reads the records in runs/ of the working directory and, where the book is, in
     book/runs; each run once.
     """
     folders = [Path("runs")]
     with suppress(DataError):  # installed without the book
         folders.append(runs_folder())
-    records = (
-        load_record(path.parent)
-        for folder in folders
-        for path in sorted(folder.glob("*/run.json"))
-    )
-    return list(
-        {(record["name"], record["started"]): record for record in records}.values()
-    )
+    # a run that lies in both folders has the same name and start
+    found = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/run.json")):
+            record = load_record(path.parent)
+            found[record["name"], record["started"]] = record
+    return list(found.values())
 
 
 def report(
@@ -319,40 +320,55 @@ def report(
     usd_per_hour: float | None = None,
     bytes_per_s: float | None = None,
 ) -> Iterator[str]:
-    """The lines that `tilelli cost` prints: the plan of a run on one card or on all,
-    then the ledger and the recipe.
+    """Yields the lines that `tilelli cost` prints: the plan of a run on one card or on
+    all, then the ledger and the recipe. Raises ConfigError for an unknown card.
     """
-
-    def money(usd: float | None) -> str:
-        return "-" if usd is None else f"{usd:.2f}"
-
+    all_names = [card.name for card in load_cards()]
     require(
         not gpu_name or bytes_per_s or find_card(gpu_name),
         f"{gpu_name!r} is not in the table of cards",
-        f"give --bytes-per-s, or one of {', '.join(card.name for card in load_cards())}",
+        f"give --bytes-per-s, or one of {', '.join(all_names)}",
     )
-    records, train = all_records(), config.train
-    cards = (
-        [gpu_name] if gpu_name or bytes_per_s else [card.name for card in load_cards()]
-    )
-    plans = [plan(config, card, usd_per_hour, bytes_per_s, records) for card in cards]
+    # one line for the card that is meant, or for a speed that belongs to none
+    names = [gpu_name] if gpu_name or bytes_per_s else all_names
+    records = all_records()
+    step_bytes = config.train.batch * config.model.context
     yield (
-        f"{config.name}: {train.steps:,} steps of {train.batch * config.model.context:,} bytes, "
-        f"{training_flops(config.model) / 1e6:.1f} MFLOP a byte\n"
-        f"{'card':<20}{'bytes/s':>11}{'hours':>8}{'$/hour':>8}{'$':>8}  speed"
+        f"{config.name}: {config.train.steps:,} steps of {step_bytes:,} bytes, "
+        f"{training_flops(config.model) / 1e6:.1f} MFLOP a byte"
     )
-    for p in plans:
-        speed, hours = (
-            (f"{p.bytes_per_s:,.0f}", f"{p.hours:.1f}") if p.bytes_per_s else ("-", "-")
-        )
-        yield f"{p.card:<20}{speed:>11}{hours:>8}{money(p.usd_per_hour):>8}{money(p.usd):>8}  {p.why}"
-    if rows := ledger(records):
-        yield f"\n{'runs so far':<28}{'card':<24}{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
-    for r in rows:
-        share = "-" if r["mfu"] is None else f"{r['mfu']:.1%}"
-        yield (
-            f"{r['name']:<28}{r['gpu_name'] or r['device']:<24}{r['bytes_seen'] / 1e6:>9,.1f}"
-            f"{r['wall_s'] / 3600:>8.2f}{share:>7}{money(r['usd']):>8}"
-        )
+    yield f"{'card':<20}{'bytes/s':>11}{'hours':>8}{'$/hour':>8}{'$':>8}  speed"
+    for name in names:
+        yield plan_line(plan(config, name, usd_per_hour, bytes_per_s, records))
+    runs = ledger(records)
+    if runs:
+        heads = f"{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
+        yield f"\n{'runs so far':<28}{'card':<24}{heads}"
+    for record in runs:
+        yield ledger_line(record)
     bill = recipe_bill()
-    yield f"\nthe recipe: {', '.join(f'{part} ${usd:.2f}' for part, usd in bill.items())}: ${sum(bill.values()):.2f}"
+    parts = [f"{part} ${usd:.2f}" for part, usd in bill.items()]
+    yield f"\nthe recipe: {', '.join(parts)}: ${sum(bill.values()):.2f}"
+
+
+def plan_line(plan: Plan) -> str:
+    """Returns a plan as a line of the table."""
+    return (
+        f"{plan.card:<20}{known(plan.bytes_per_s, ',.0f'):>11}"
+        f"{known(plan.hours, '.1f'):>8}{known(plan.usd_per_hour, '.2f'):>8}"
+        f"{known(plan.usd, '.2f'):>8}  {plan.why}"
+    )
+
+
+def ledger_line(record: dict[str, Any]) -> str:
+    """Returns a run as a line of the ledger."""
+    return (
+        f"{record['name']:<28}{record['gpu_name'] or record['device']:<24}"
+        f"{record['bytes_seen'] / 1e6:>9,.1f}{record['wall_s'] / 3600:>8.2f}"
+        f"{known(record['mfu'], '.1%'):>7}{known(record['usd'], '.2f'):>8}"
+    )
+
+
+def known(number: float | None, form: str) -> str:
+    """Returns the number in this form, or "-" for None."""
+    return "-" if number is None else format(number, form)

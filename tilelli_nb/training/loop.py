@@ -2,7 +2,6 @@
 stopped and killed at any moment.
 """
 
-import copy
 import math
 import statistics
 import time
@@ -23,17 +22,16 @@ from ..files import append_line, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
-from .clock import Clock, expected_end
+from .clock import Clock, Pace
 from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory
 from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
+from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
-from .resuming import LISTS, settings_to_resume, weights_in
+from .resuming import JSONL_FILES, settings_to_resume, weights_in
 
-TIMED_STEPS = 5  # before the expected end is said
-FINAL_EVAL_BYTES = 2**20  # held-out bytes of the last evaluation, at most
 SPIKE = 1.5  # nats above the median of the last 20 logged losses: not noise any more
 SAMPLE_BYTES = 400
 SAMPLE_TEMPERATURE = 0.8
@@ -57,46 +55,47 @@ def train(
     on_log: Callable[[dict], None] | None = None,
 ) -> dict[str, Any]:
     """Trains `lm` as its configuration says and returns the run record; the folder
-    `out` holds everything.
+    `out` holds run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%),
+    checkpoints/ and, at the end, model.safetensors.
 
-    run.json, metrics.jsonl, samples.jsonl (at 1%, 10% and 100%), checkpoints/ and, at
-    the end, model.safetensors. `resume` goes on from the newest whole checkpoint, bit
-    for bit as if nothing had happened. `stop_at` ends early on the same schedule;
-    `minutes` times some steps on a copy and fixes the length of the schedule from them.
-    SIGTERM, SIGINT and a bill above `max_dollars` write a checkpoint and return.
-    `compiled` (on CUDA unless told otherwise) takes the step through torch.compile.
-    `on_log` gets each metrics line. Under torchrun every process calls this. Raises
-    TrainingError, DataError, ConfigError, CheckpointError.
+    `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had
+    happened. `stop_at` ends early on the same schedule; `minutes` times some steps and
+    fixes the length of the schedule from them. SIGTERM, SIGINT and a bill above
+    `max_dollars` write a checkpoint and return. `compiled` (on CUDA unless told
+    otherwise) takes the step through torch.compile. `on_log` gets each metrics line.
+    Under torchrun every process calls this. Raises TrainingError, DataError,
+    ConfigError, CheckpointError.
     """
-    keep_freed_memory()  # pages that go back to the system must be cleared again
+    keep_freed_memory()  # the system would clear its pages before it gave them back
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     run.begin(resume, minutes, notes)
-    last = min(run.settings.steps, stop_at or run.settings.steps)
+    last_step = min(run.settings.steps, stop_at or run.settings.steps)
     shows = progress and run.processes.is_first
     if shows:
         tqdm.write(run.introduction())
     with stop_signals() as stopped, run.bar(shows) as bar, run.ready(compiled):
-        first, begun = run.step, time.perf_counter()
-        while run.step < last:
-            # All processes stop at the same step, or the others would wait for ever.
+        pace = Pace(run.step, last_step)
+        while run.step < last_step:
+            # Processes average their gradients: one that left alone would leave the
+            # others waiting for its part. So they agree.
             over_budget = run.bill.is_over(run.gpu_seconds())
             if run.processes.any(stopped.is_set() or over_budget):
                 break
             run.train_step()
             bar.update(run.step_bytes)
-            if shows and run.step == first + TIMED_STEPS:
-                step_s = (time.perf_counter() - begun) / TIMED_STEPS
-                tqdm.write(expected_end(step_s * (last - run.step), step_s))
-            may_grow = run.is_every(run.settings.checkpoint_every) and run.step < last
-            has_grown = may_grow and run.grow()  # new text, written meanwhile
+            expected_end = pace.expected_end(run.step)
+            if shows and expected_end:
+                tqdm.write(expected_end)
+            # Shards that another program has added since are trained on from here.
+            has_grown = run.may_grow(last_step) and run.grow()
             if has_grown or run.is_log_step():
                 bar.set_postfix_str(run.log(has_grown))
             if run.is_sample_step():
                 run.sample()
-            if run.step == last or run.is_save_due():
+            if run.processes.any(run.is_save_due()):
                 run.save()
-        run.save()  # also when it was stopped
+        run.save()  # the last step, or the one at which it was stopped
     return run.finish()
 
 
@@ -129,10 +128,15 @@ class Run:
         self.saved_step = 0
         self.saved_at = time.perf_counter()
         self.precision = "fp32"  # of the products: begin() decides
-        self.last: dict[str, Tensor] = {}  # what the latest step came to
+        self.last: dict[str, Tensor] = {}  # loss, balance, ... of the latest step
         self.batches: Prefetch | None = None  # made ahead, while training
         self.losses: list[float] = []  # as logged
         self.final_bpb: float | None = None
+        # begin() sets these, and ready() the last one:
+        self.record: dict[str, Any]
+        self.optimizer: torch.optim.Optimizer
+        self.data_state: Tensor  # of the generator, before the next batch
+        self.loss_terms: Callable  # (x, targets) -> LossTerms, for this machine
 
     @property
     def settings(self) -> TrainConfig:
@@ -163,6 +167,10 @@ class Run:
         """Whether a sample is due: at 1%, 10% and 100% of the schedule."""
         steps = self.settings.steps
         return self.step in (math.ceil(steps / 100), math.ceil(steps / 10), steps)
+
+    def may_grow(self, last_step: int) -> bool:
+        """Whether to look for training text that was written meanwhile."""
+        return self.is_every(self.settings.checkpoint_every) and self.step < last_step
 
     def is_save_due(self) -> bool:
         """Whether a checkpoint is due, by steps or by the clock."""
@@ -213,16 +221,16 @@ class Run:
             self.shards = self.opened.as_described(self.record["data"])
         else:
             self.start_record(minutes, notes)
-        # Made anew; load() then fills in the moments and the generator's state.
+        # Made anew: load() then fills in the moments and the generator's state.
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
         self.data_state = generator.get_state()
-        if resume:
+        if exists:
             self.load()
         if self.processes.is_first:
             write_atomic(self.out / "run.json", records.dumps(self.record))
             # Lines of steps after the checkpoint will be written again.
-            for name in LISTS:
+            for name in JSONL_FILES:
                 keep_lines(self.out / name, self.step)
             self.losses = [line["loss"] for line in records.load_metrics(self.out)]
 
@@ -232,7 +240,7 @@ class Run:
         wanted = choose_precision(self.settings.precision, self.device)
         self.precision = self.processes.agree(wanted)
         if minutes:
-            self.config = self.config.with_train(steps=self.steps_in(minutes))
+            self.config = self.config.with_train(steps=steps_in(minutes, self))
         self.record = records.new_record(
             self.out.resolve().name,
             "train",
@@ -245,42 +253,9 @@ class Run:
             precision=self.precision,
         )
 
-    def steps_in(self, minutes: float) -> int:
-        """How many steps fit into so many minutes, evaluation and all else included.
-
-        Some steps and an evaluation are timed on a copy of the model.
-        """
-        lm = copy.deepcopy(self.lm)
-        optimizer = make_optimizer(lm, self.settings, self.precision)
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        # At least four steps, then until six seconds are over.
-        seconds = []
-        while len(seconds) < 4 or (sum(seconds) < 6 and len(seconds) < 30):
-            start = time.perf_counter()
-            batch = self.draw(generator)
-            out = update(
-                lm, optimizer, batch, self.settings, lr=0.0, precision=self.precision
-            )
-            float(out["loss"])  # waits for a GPU
-            seconds.append(time.perf_counter() - start)
-        step_s = statistics.median_high(seconds[1:])  # the first one warms up
-        sample = self.shards.val.read(min(self.settings.eval_bytes, 16_384))
-        start = time.perf_counter()
-        scoring.score(lm, sample)
-        byte_s = (time.perf_counter() - start) / len(sample)
-        eval_bytes = min(self.settings.eval_bytes, len(self.shards.val))
-        eval_s = byte_s * eval_bytes
-        # Two per cent for lines and bars; two seconds for the files at the end.
-        per_step = step_s * 1.02 + eval_s / self.settings.eval_every
-        last_eval_s = byte_s * min(FINAL_EVAL_BYTES, len(self.shards.val))
-        left = minutes * 60 - self.clock.seconds() - last_eval_s - 2
-        # All processes take the same number, whatever each has measured.
-        steps = max(1, int(left / per_step))
-        return int(self.processes.maximum(torch.tensor(steps)))
-
     def load(self) -> None:
         """Takes up the newest whole checkpoint, if the run was not killed before it."""
-        found = checkpoint.newest_good(self.out / "checkpoints")
+        found = checkpoint.latest_valid(self.out / "checkpoints")
         if found is None:
             return
         tensors, state = found
@@ -303,8 +278,9 @@ class Run:
 
     @contextmanager
     def ready(self, compiled: bool | None) -> Iterator[None]:
-        """For the time of the training: the loss as it is computed here, and batches
-        made ahead.
+        """Sets up what the loop alone needs, and ends it afterwards: the loss function,
+        compiled and averaged over processes, and a thread that draws the next batches
+        while the present one is computed.
         """
         on_gpu = self.device.type == "cuda"
         compiled = on_gpu if compiled is None else compiled
@@ -317,15 +293,17 @@ class Run:
             self.batches.close()
 
     def train_step(self) -> None:
-        """Reads a batch and moves every weight once."""
+        """Reads a batch and moves every weight once. update() does what a step usually
+        does: micro-batches, autocast, backward pass, clipping, the optimizer.
+        """
         self.last = update(
             self.lm,
             self.optimizer,
             self.batches.next(),
             self.settings,
-            learning_rate(self.step, self.settings),
-            self.loss_terms,
-            self.precision,
+            lr=learning_rate(self.step, self.settings),
+            loss_terms=self.loss_terms,
+            precision=self.precision,
         )
         self.step += 1
 
@@ -333,11 +311,11 @@ class Run:
         """Takes in the training shards that were written since, in all processes the
         same. True if there are any.
         """
-        here = self.shards
+        # The first process alone looks, so that all take the same number of shards.
+        seen = self.shards
         if self.processes.is_first:
-            here = self.shards.grown() or self.shards
-        # Number 0 looks, and the others take as many as it has found.
-        count = int(self.processes.maximum(torch.tensor(len(here.train.shards))))
+            seen = self.shards.grown() or self.shards  # None: nothing new
+        count = int(self.processes.maximum(torch.tensor(len(seen.train.shards))))
         if count == len(self.shards.train.shards):
             return False
         self.shards = self.shards.grown(count)
@@ -393,23 +371,26 @@ class Run:
         """The loss, if it and the gradient are numbers and it has not jumped above what
         was usual. Raises TrainingError.
         """
-        # NaN is unequal to everything, so that "not smaller" would let it pass.
-        usual = math.inf
+        self.check_finite(loss)
         if len(self.losses) > 4:
             usual = statistics.median(self.losses[-20:])
-        is_finite = math.isfinite(loss + float(self.last["grad_norm"]))
-        if is_finite and loss < usual + SPIKE:
-            return loss
-        problem = f"the loss is {loss:.4g} at step {self.step:,}"
-        if usual < math.inf:
-            problem += f"; {usual:.4g} was usual"
+            if loss >= usual + SPIKE:
+                self.give_up(loss, f"; {usual:.4g} was usual")
+        return loss
+
+    def check_finite(self, loss: float) -> None:
+        """Raises TrainingError when the loss or the gradient is no number any more."""
+        if not math.isfinite(loss + float(self.last["grad_norm"])):
+            self.give_up(loss)
+
+    def give_up(self, loss: float, usually: str = "") -> None:
+        """Raises TrainingError, which says from where to begin again."""
         start = ""
         if self.saved_step:
-            start = (
-                f" from its checkpoint of step {self.saved_step:,} (--init {self.out})"
-            )
+            step = f"{self.saved_step:,}"
+            start = f" from its checkpoint of step {step} (--init {self.out})"
         raise TrainingError(
-            problem,
+            f"the loss is {loss:.4g} at step {self.step:,}{usually}",
             f"begin another run{start}, with a lower --lr "
             f"(now {self.settings.lr:g}) or a longer warm-up",
         )
@@ -418,7 +399,7 @@ class Run:
         """Appends a text that the model writes to samples.jsonl."""
         if not self.processes.is_first:
             return
-        self.check_loss(float(self.last["loss"]))  # nothing of a model that is broken
+        self.check_finite(float(self.last["loss"]))  # a broken model has nothing to say
         tokenizer = ByteTokenizer()
         with self.clock.aside():
             self.lm.eval()
@@ -435,12 +416,17 @@ class Run:
     # Files
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs, unless this step
-        already has one; drops older ones.
-        """
-        if self.step == self.saved_step or not self.processes.is_first:
+        """Writes a checkpoint, unless this step already has one."""
+        if self.step == self.saved_step:
             return
-        self.check_loss(float(self.last["loss"]))
+        if self.processes.is_first:
+            self.write_checkpoint()
+        self.saved_step = self.step
+        self.saved_at = time.perf_counter()
+
+    def write_checkpoint(self) -> None:
+        """Writes everything that a resumed run needs, and drops older checkpoints."""
+        self.check_finite(float(self.last["loss"]))
         tensors = {f"model.{name}": t for name, t in self.lm.state_dict().items()}
         tensors |= moments_of(self.optimizer)
         tensors["generator"] = self.batches.state
@@ -455,8 +441,6 @@ class Run:
             }
             name = f"step-{self.step:08d}.safetensors"
             checkpoint.write_tensors(folder / name, tensors, state)
-        self.saved_step = self.step
-        self.saved_at = time.perf_counter()
         # Two stay by default: should the newest be damaged, there is another.
         written = sorted(folder.glob("step-*.safetensors"))
         for old in written[: -self.settings.keep_checkpoints]:

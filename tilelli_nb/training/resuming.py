@@ -14,7 +14,7 @@ from ..storage import checkpoint, records
 
 # Settings that change no result, so that a resumed run may have others.
 MAY_CHANGE = ("micro_batch", "checkpoint_minutes", "keep_checkpoints")
-LISTS = ("metrics.jsonl", "samples.jsonl")
+JSONL_FILES = ("metrics.jsonl", "samples.jsonl")
 
 
 def settings_to_resume(record: dict[str, Any], given: Config) -> tuple[Config, str]:
@@ -80,7 +80,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
             f"{out.name} already holds a run", "choose another --out for the branch"
         )
     record = records.load_record(source)
-    found = checkpoint.newest_good(source / "checkpoints")
+    found = checkpoint.latest_valid(source / "checkpoints")
     if found is None:
         raise TrainingError(
             f"{source.name} has no checkpoint to go on from", "wait for its first one"
@@ -100,7 +100,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     state["config"] = config.to_dict()
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
     # The curve of the branch begins with that of the run it came from.
-    for name in LISTS:
+    for name in JSONL_FILES:
         write_atomic(out / name, (source / name).read_bytes())
         keep_lines(out / name, state["step"])
     write_atomic(out / "run.json", records.dumps(record))  # last: now it is a run

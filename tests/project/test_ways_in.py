@@ -1,0 +1,125 @@
+"""The ways into the repository lead somewhere: the table of the README, the map and the
+commands of CONTRIBUTING, the workflows.
+"""
+
+import ast
+import re
+
+import pytest
+import yaml
+
+import pairs
+import stamps
+
+ROOT = pairs.ROOT
+PACKAGE = ROOT / "tilelli_nb"
+EVERY = stamps.modules_of(PACKAGE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+# Folders whose every module a chapter explains, and what none explains yet.
+EXPLAINED = ("data.", "model.", "training.", "inference.")
+NOT_YET = {
+    "model.vanilla": "chapter 14 is to be written",
+    "model.kernel_conv": "the same convolution, quicker on a GPU: no chapter needs it",
+}
+
+
+def rows() -> dict[str, list[str]]:
+    """The README's table: the name of a chapter -> its modules, as model.conv."""
+    found = {}
+    for line in README.splitlines():
+        row = re.match(r"\| \[.*?\]\(notebooks/(\w+)\.ipynb\) \|(.*)\|$", line)
+        if row:
+            places = re.findall(r"`([\w/]+)`", row[2])
+            found[row[1]] = [place.replace("/", ".") for place in places]
+    return found
+
+
+def imported(module: str) -> set[str]:
+    """The modules that a module of the package imports."""
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    folder = module.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            start = folder if node.level == 1 else ""
+            for alias in node.names:
+                place = ".".join(filter(None, [start, node.module, alias.name]))
+                found.add(stamps.module_of(place, EVERY))
+    return found
+
+
+def test_every_chapter_has_a_row():
+    assert list(rows()) == [twin.stem for twin in pairs.twins()]
+
+
+@pytest.mark.parametrize("chapter, modules", rows().items(), ids=list(rows()))
+def test_a_chapter_uses_the_modules_of_its_row(chapter, modules):
+    """It names each of them, or another of the row is built on it."""
+    assert set(modules) <= EVERY
+    notebook = pairs.read_notebook(ROOT / "notebooks" / f"{chapter}.ipynb")
+    # the text is what is edited; the notebook only says which cells are code
+    text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", text, re.M | re.S)
+    assert len(cells) == sum(c.cell_type == "code" for c in notebook.cells)
+    cells = [re.sub(r"\A(---\n.*?\n---\n|(:.*\n)+)", "", c, flags=re.S) for c in cells]
+    used = stamps.modules(cells, PACKAGE)
+    for module in modules:
+        used |= imported(module)
+    assert set(modules) - used == set()
+
+
+def test_each_module_that_a_chapter_explains_stands_once():
+    listed = [module for modules in rows().values() for module in modules]
+    assert len(listed) == len(set(listed))
+    due = {module for module in EVERY if module.startswith(EXPLAINED)}
+    assert due - set(listed) == set(NOT_YET)
+
+
+def test_the_map_names_places_that_exist():
+    table = GUIDE[: GUIDE.index("## A first change")]
+    for line in table.splitlines():
+        if not line.startswith("| `"):
+            continue
+        for place in re.findall(r"`\s*([\w./-]+)`", line):
+            place = place.replace("NN_name", "01_bytes").replace("NAME", "nano-stories")
+            spots = [ROOT / place, PACKAGE / place, PACKAGE / f"{place}.py"]
+            inside = place in ("show", "check")  # functions of notebook/
+            assert inside or any(spot.exists() for spot in spots), place
+    links = re.findall(r"\]\(([^)#:]+)\)", GUIDE)
+    assert links and all((ROOT / link).exists() for link in links)
+
+
+def test_commands_are_targets():
+    texts = [README, GUIDE, *(p.read_text(encoding="utf-8") for p in WORKFLOWS)]
+    for text in texts:
+        assert set(re.findall(r"(?:`|^|run: )make ([a-z-]+)", text, re.M)) <= TARGETS
+    assert {"test", "test-package", "test-chapter", "execute", "book"} <= TARGETS
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_needs_nothing_that_is_not_here(path):
+    text = path.read_text(encoding="utf-8")
+    assert "secrets." not in text
+    steps = [s for job in yaml.safe_load(text)["jobs"].values() for s in job["steps"]]
+    for step in steps:
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+        else:
+            assert re.fullmatch(r"make [a-z-]+", step["run"])
+
+
+def test_workflows_test_two_systems_and_publish_tags_alone():
+    test, pages = (
+        yaml.safe_load(p.read_text(encoding="utf-8")) for p in WORKFLOWS[::-1]
+    )
+    # YAML reads the key `on` as true
+    assert pages[True] == {"push": {"tags": ["v*"]}}
+    systems = [
+        row["system"] for row in test["jobs"]["test"]["strategy"]["matrix"]["include"]
+    ]
+    assert systems == ["ubuntu-latest", "macos-latest"]

@@ -1,0 +1,121 @@
+"""`tilelli generate` and `tilelli score`: what a model writes, and what it makes of a
+text.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import ModelOption, Weights, read_text
+
+MAX_NEW = 400  # bytes, where neither the command nor the model says how many
+
+Prompt = Annotated[
+    str, typer.Argument(help="What to continue; - reads it from the standard input")
+]
+MaxNew = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Bytes at most; the model's own number unless given, or {MAX_NEW}"
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="0 is greedy, 1 is what the model believes; the model's own unless "
+        "given, or 0.8"
+    ),
+]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k most probable bytes")]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Draw from the fewest bytes that together reach p"),
+]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text")]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Print each character as it comes")
+]
+File = Annotated[
+    Path,
+    typer.Argument(help="A text; - reads it from the standard input", allow_dash=True),
+]
+Sliding = Annotated[
+    bool, typer.Option("--sliding", help="Let each byte see at least half a window")
+]
+
+
+def generate(
+    prompt: Prompt = "",
+    model: ModelOption = "tilelli/nano",
+    max_new: MaxNew = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    stream: Stream = False,
+    weights: Weights = "fp32",
+) -> None:
+    """Continues a text, byte by byte, until the model ends the document or --max-new is
+    reached.
+    """
+    from ..data.tokenizer import ByteTokenizer
+
+    tokenizer = ByteTokenizer()
+    lm = load(model, weights)
+    # bytes need not be UTF-8, and a model of bytes does not mind
+    text = sys.stdin.buffer.read() if prompt == "-" else prompt
+    ids = tokenizer.encode(text)
+    # the other settings that are not given, the model itself looks up
+    if max_new is None:
+        max_new = lm.sampling_defaults.get("max_new", MAX_NEW)
+    settings = {
+        "max_new": max_new,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    if not stream:
+        typer.echo(tokenizer.decode(lm.generate(ids, **settings)))
+        return
+    # tokenizer.stream holds a character back until its last byte is there
+    typer.echo(tokenizer.decode(ids), nl=False)
+    for piece in tokenizer.stream(lm.stream(ids, **settings)):
+        typer.echo(piece, nl=False)
+        sys.stdout.flush()  # without it a pipe shows nothing until the end
+    typer.echo()
+
+
+def score(
+    file: File,
+    model: ModelOption = "tilelli/nano",
+    sliding: Sliding = False,
+    weights: Weights = "fp32",
+) -> None:
+    """Says how many bits a model needs for each byte of a text: less is better, 8 is
+    knowing nothing.
+    """
+    lm = load(model, weights)
+    text = read_text(file)
+    # a number of bits means little without how it was measured
+    context = lm.config.model.context
+    if sliding:
+        way = f"a window that moves on by {context // 2}"
+    else:
+        way = f"chunks of {context}"
+    typer.echo(
+        f"{lm.score(text, sliding):.4f} bits per byte over {len(text):,} bytes, "
+        f"in {way}: {model}, {weights}"
+    )
+
+
+def load(model: str, weights: str) -> Any:
+    """Returns the model with its weights in one of the forms of `TilelliLM.prepare`."""
+    from ..language_model import TilelliLM
+
+    lm = TilelliLM.from_pretrained(model)
+    if weights == "fp32":
+        return lm  # it prepares itself, where that is possible
+    return lm.prepare(weights)

@@ -1,0 +1,110 @@
+"""`tilelli pack`, `push` and `info`: what one does with a model that is trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ModelArgument, read_text
+
+PackedFolder = Annotated[Path, typer.Option(help="Folder for the packed model")]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="To measure the loss on; generated stories unless given"),
+]
+HubName = Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")]
+Private = Annotated[bool, typer.Option("--private", help="Only for you")]
+
+
+def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
+    """Writes a model in a ninth of the bytes, for inference only: five ternary codes a
+    byte, the rest in int8.
+    """
+    from .. import pretrained
+    from ..inference import generation_config
+    from ..language_model import TilelliLM
+    from ..storage.checkpoint import MODEL_FILE
+
+    measured = read_text(text) if text else generated_stories()
+    # from_pretrained would drop the metadata, which the packed model keeps
+    tensors, metadata = pretrained.load_model(model)
+    lm = TilelliLM.from_tensors(tensors, metadata)
+    lm.sampling_defaults = generation_config.read_defaults(pretrained.resolve(model))
+    # save_packed writes these two itself; all else that is known goes along
+    about = dict(metadata)
+    about.pop("config", None)
+    about.pop("packed", None)
+    note = lm.save_packed(out, measured, **about)
+    typer.echo(f"{out}: {(out / MODEL_FILE).stat().st_size:,} bytes")
+    typer.echo(
+        f"{note['bits_per_byte']:.4f} bits per byte, "
+        f"{note['bits_per_byte_before']:.4f} before, on "
+        f"{note['text_bytes']:,} bytes of {text or 'generated stories'}"
+    )
+    typer.echo(f"next: tilelli generate --model {out} --weights ternary --stream")
+
+
+def generated_stories(count: int = 20) -> bytes:
+    """Returns stories with a seed that no corpus of the book is made from."""
+    from itertools import islice
+
+    from ..data.stories import stories
+
+    return "\0".join(islice(stories(seed=1000), count)).encode()
+
+
+def info(model: ModelArgument = "tilelli/nano") -> None:
+    """Says what a model is: its sizes, its parameters part by part, and how well it
+    does.
+    """
+    from .. import pretrained
+    from ..inference import generation_config
+    from ..language_model import TilelliLM
+
+    tensors, metadata = pretrained.load_model(model)
+    lm = TilelliLM.from_tensors(tensors, metadata)
+    parameters = sum(parameter.numel() for parameter in lm.parameters())
+    size = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
+    typer.echo(
+        f"{model}: configuration {lm.config.name}, "
+        f"{parameters:,} parameters in {size:,} bytes"
+    )
+    for part, count in lm.parameter_table().items():
+        typer.echo(f"  {part:<12}{count:>12,}")
+    typer.echo(f"sizes: {listed(lm.config.to_dict()['model'])}")
+    defaults = generation_config.read_defaults(pretrained.resolve(model))
+    if defaults:
+        typer.echo(f"sampled, unless told otherwise, with {listed(defaults)}")
+    # what follows is known of some models only
+    if metadata.get("val_bpb") is not None:
+        typer.echo(f"held out: {metadata['val_bpb']:.4f} bits per byte")
+    if "step" in metadata:
+        of = lm.config.train.steps
+        typer.echo(f"a checkpoint at step {metadata['step']:,} of {of:,}")
+    note = metadata.get("packed")
+    if note:
+        more = note.get("bits_per_byte", 0) - note.get("bits_per_byte_before", 0)
+        typer.echo(
+            f"packed, format {note['version']}, for inference only: "
+            f"{more:+.4f} bits per byte for it, "
+            f"measured on {note.get('text_bytes', 0):,} bytes"
+        )
+
+
+def listed(values: dict[str, object]) -> str:
+    """Returns "d_model 128, n_blocks 4" for {"d_model": 128, "n_blocks": 4}."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
+    """Publishes a model on the Hugging Face Hub, with a card made from its run record
+    if its folder holds one.
+    """
+    from ..language_model import TilelliLM
+    from ..storage.records import load_record
+
+    # a model without a run, such as a packed one, gets a shorter card
+    record = None
+    if (Path(model) / "run.json").is_file():
+        record = load_record(model)
+    typer.echo(TilelliLM.from_pretrained(model).push_to_hub(name, record, private))

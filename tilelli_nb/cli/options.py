@@ -1,0 +1,72 @@
+"""Options that several commands share, and the words in which they explain
+themselves.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError, DataError
+
+CORPUS_HELP = (
+    "`stories` (generated here), `docs` (documentation installed here), "
+    "or a .txt, .jsonl, .parquet or folder"
+)
+FINEWEB = "fineweb-edu"  # the one corpus that is streamed
+FINEWEB_HELP = f"`{FINEWEB}` (streamed from the Hugging Face hub), "
+MODEL_HELP = (
+    "A bundled name such as tilelli/nano, the folder of a run or of a packed model, "
+    "or a Hub's OWNER/NAME"
+)
+
+# a type for each option, so that a command's signature can be read
+ConfigName = Annotated[str, typer.Option(help="nano, lite_10m, or a YAML file")]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="fp32, bf16, int8 or ternary: fewer bytes for each weight, more speed, "
+        "a little less exact"
+    ),
+]
+
+# FineWeb-Edu alone has these
+ParquetFiles = Annotated[
+    Path | None,
+    typer.Option(help=f"{FINEWEB}: parquet files to read in place of the hub"),
+]
+MinScore = Annotated[
+    float,
+    typer.Option(help=f"{FINEWEB}: only pages at least this educational, 0 to 5"),
+]
+
+
+def refuse(given: dict[str, object], problem: str, fix: str) -> None:
+    """Raises ConfigError if an option was given that could have no effect.
+
+    `given` has the value of each such option by its name, falsy where the command did
+    not have it; `problem` goes on after the names: "--files, --rank are for ...".
+    """
+    names = [f"--{name}" for name, value in given.items() if value]
+    if names:
+        verb = "is" if len(names) == 1 else "are"
+        raise ConfigError(f"{', '.join(names)} {verb} {problem}", fix)
+
+
+def read_text(file: Path) -> bytes:
+    """Returns the bytes of a file, or of the standard input for `-`. Raises
+    DataError.
+    """
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    # a folder, a missing file, one that may not be read
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read {file}: {error.strerror}",
+            "give the path of a text file, or -",
+        ) from None

@@ -1,0 +1,47 @@
+"""How many steps fit into the time that somebody has."""
+
+import copy
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from ..inference import scoring
+from .optimizer import make_optimizer, update
+
+FINAL_EVAL_BYTES = 2**20  # held-out bytes of the last evaluation, at most
+FEWEST, MOST, SECONDS = 4, 30, 6.0  # steps to time, and for how long
+
+
+def steps_in(minutes: float, run: Any) -> int:
+    """How many steps of a `run` fit into so many minutes, evaluation included.
+
+    Some steps and an evaluation are timed on a copy of the model; on a GPU that
+    compiles, the steps of the run will be faster.
+    """
+    trial = copy.deepcopy(run.lm)
+    settings = run.settings
+    optimizer = make_optimizer(trial, settings, run.precision)
+    generator = torch.Generator().manual_seed(settings.seed)
+    seconds = []
+    while len(seconds) < FEWEST or (sum(seconds) < SECONDS and len(seconds) < MOST):
+        start = time.perf_counter()
+        batch = run.draw(generator)
+        out = update(trial, optimizer, batch, settings, lr=0.0, precision=run.precision)
+        float(out["loss"])  # waits for a GPU, so that the time is the step's
+        seconds.append(time.perf_counter() - start)
+    step_s = statistics.median_high(seconds[1:])  # the first one warms up
+    held_out = run.shards.val
+    sample = held_out.read(min(settings.eval_bytes, 16_384))
+    start = time.perf_counter()
+    scoring.score(trial, sample)
+    byte_s = (time.perf_counter() - start) / len(sample)
+    eval_s = byte_s * min(settings.eval_bytes, len(held_out))
+    last_eval_s = byte_s * min(FINAL_EVAL_BYTES, len(held_out))
+    # Two per cent for lines and bars; two seconds for the files at the end.
+    per_step = step_s * 1.02 + eval_s / settings.eval_every
+    left = minutes * 60 - run.clock.seconds() - last_eval_s - 2
+    steps = max(1, int(left / per_step))
+    # The slowest of the processes sets the pace: the smallest number counts.
+    return -int(run.processes.maximum(torch.tensor(-steps)))
