@@ -17,8 +17,8 @@ from tilelli_nb.inference.generation_config import (
     write_defaults,
 )
 from tilelli_nb.inference.sampling import Sampling
+from tilelli_nb.notebook import controls, widgets
 from tilelli_nb.notebook import inference_widgets as players
-from tilelli_nb.notebook import widgets
 from tilelli_nb.pretrained import resolve
 from tilelli_nb.storage.records import runs_folder
 
@@ -149,10 +149,8 @@ def test_the_command_uses_them(folder):
 
 def test_the_widgets_use_them(monkeypatch):
     seen = []
-    monkeypatch.setattr(widgets, "_ipywidgets", lambda: None)
-    monkeypatch.setattr(players, "_ipywidgets", lambda: None)
-    for module in (widgets, players):
-        monkeypatch.setattr(module, "_show_html", seen.append)
+    monkeypatch.setattr(controls, "ipywidgets", lambda: None)
+    monkeypatch.setattr(controls, "show_html", seen.append)
     lm = small(temperature=2.5, top_k=3)
     widgets.continue_text(lm, "ab", max_new=5)
     widgets.continue_text(lm, "ab", max_new=5, temperature=0.9)
