@@ -5,7 +5,7 @@ together, or told to stop, and resumed.
     book/runs/kill-growing]
 
 Every second time SIGKILL goes to both at once, the first time before a step is done;
-otherwise SIGTERM goes to the trainer alone, which must exit with 0 and take its writer
+otherwise SIGTERM goes to the trainer alone, which must exit with 143 and take its writer
 along. In the end the run is finished, its metrics have every step once, and the shards
 are byte for byte those that a writer alone would have made.
 """
@@ -118,7 +118,7 @@ def main() -> None:
             "finished": finished.returncode == 0
             and load_record(run)["finished"] is not None,
             "stopped_cleanly": all(
-                end["exit_code"] == (0 if i % 2 else -9) for i, end in enumerate(ends)
+                end["exit_code"] == (143 if i % 2 else -9) for i, end in enumerate(ends)
             ),
             "every_step_once": sorted(
                 {*range(5, 6001, 5), 1} - {line["step"] for line in lines}

@@ -80,6 +80,13 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
+    if options.init and Path(options.init).resolve() == out.resolve():
+        raise ConfigError(
+            f"--init and --out are both {out}",
+            "choose another --out: the model there would be overwritten",
+        )
+    if options.resume:
+        check_steps(options, out)
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
@@ -112,6 +119,19 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             on_log=on_log,
         )
     return (record if processes.is_first else None), out
+
+
+def check_steps(options: TrainOptions, out: Path) -> None:
+    """Raises ConfigError when a run is resumed with another length than it has."""
+    if options.steps is None or not (out / "run.json").is_file():
+        return
+    planned = load_record(out)["config"]["train"]["steps"]
+    if options.steps != planned:
+        raise ConfigError(
+            f"the run in {out.name} has {planned:,} steps, not {options.steps:,}",
+            "resume it without --steps; to train longer, begin another run with "
+            f"--init {out}, or finish this one later with --decay-from",
+        )
 
 
 def beginning(options: TrainOptions) -> tuple[Config, Path]:

@@ -1,5 +1,7 @@
 """`tilelli train`: its options. What it does with them stands in launch.py."""
 
+import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,8 @@ import typer
 
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, FINEWEB, MinScore, ParquetFiles
+
+OVER_BUDGET = 3  # the exit code of a run that --max-dollars has ended
 
 # A type for each option, in groups; the signature below then fits a screen.
 
@@ -123,18 +127,23 @@ def train(
     """Trains a model and leaves its run record, metrics, samples, checkpoints and
     weights in one folder.
 
-    Ctrl-C and SIGTERM write a checkpoint first; `--resume` goes on as if nothing had
-    happened.
+    Ctrl-C, SIGTERM and a lost connection write a checkpoint first; `--resume` goes on
+    as if nothing had happened. The exit code is then the shell's (130 for Ctrl-C), or 3
+    when --max-dollars were spent.
     """
-    if steps and minutes:
+    if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both")
     cpu_tuning.wait_briefly()  # before PyTorch is imported
     from .launch import TrainOptions, launch
 
     # the context holds the values above by their names
     record, folder = launch(TrainOptions(**context.params))
-    if record is not None:  # under torchrun the first process alone has it
-        typer.echo(outcome(record, folder))
+    if record is None:  # under torchrun the first process alone has it
+        return
+    typer.echo(outcome(record, folder))
+    code = exit_code(folder)
+    if code:
+        raise typer.Exit(code)
 
 
 def outcome(record: dict, folder: Path) -> str:
@@ -150,3 +159,16 @@ def outcome(record: dict, folder: Path) -> str:
         f"stopped after {record['steps']:,} of {planned:,} steps; "
         f"the same command with --resume goes on: {folder}"
     )
+
+
+def exit_code(folder: Path) -> int:
+    """Returns 0, or what says why a run was stopped: 128 and the number of a signal, as
+    shells have it, or OVER_BUDGET.
+    """
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    stopped_by = results.get("stopped_by")
+    if stopped_by is None:
+        return 0
+    if stopped_by == "budget":
+        return OVER_BUDGET
+    return 128 + signal.Signals[stopped_by]

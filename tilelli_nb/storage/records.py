@@ -41,6 +41,7 @@ KEYS = (
     "val_bpb",
     "notes",
     "precision",
+    "run_id",
 )
 KINDS = ("train", "sft", "eval", "bench")
 

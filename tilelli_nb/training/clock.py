@@ -1,10 +1,8 @@
-"""The clock of a run: how long it has trained, over all its parts, and when it ends."""
+"""The clock of a run: how long it has trained, over all its parts."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-TIMED_STEPS = 5
 
 
 class Clock:
@@ -37,27 +35,3 @@ class Clock:
         start = time.perf_counter()
         yield
         self.aside_s += time.perf_counter() - start
-
-
-class Pace:
-    """Says once when a run will end, after it has timed a few steps."""
-
-    def __init__(self, first_step: int, last_step: int) -> None:
-        self.first_step, self.last_step = first_step, last_step
-        self.begun = time.perf_counter()
-
-    def expected_end(self, step: int) -> str | None:
-        """Returns the words after step TIMED_STEPS + 1 of this part; before and after
-        it, None. The first step is not timed: it warms up, or compiles.
-        """
-        if step == self.first_step + 1:
-            self.begun = time.perf_counter()
-        if step != self.first_step + 1 + TIMED_STEPS:
-            return None
-        step_s = (time.perf_counter() - self.begun) / TIMED_STEPS
-        seconds = step_s * (self.last_step - step)
-        end = time.localtime(time.time() + seconds)
-        day = time.strftime("%d %B, ", end) if seconds >= 86_400 else ""
-        hour = time.strftime("%H:%M", end)
-        hours = f"{seconds / 3600:.1f} h"
-        return f"{step_s:.2f} s a step: done in about {hours}, at {day}{hour}"

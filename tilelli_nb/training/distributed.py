@@ -30,9 +30,10 @@ class Processes:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        # torchrun tells each process its number and how many there are.
-        self.rank = int(os.environ.get("RANK", 0))
+        # torchrun tells each process its number and how many there are. A number alone,
+        # left over from something else, means nothing.
         self.world = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0)) if self.world > 1 else 0
         self.device = torch.device(device or best_device())
         if self.world == 1:
             return  # nobody to talk to
@@ -128,25 +129,47 @@ class LossTermsOf(nn.Module):
         return self.lm.loss_terms(x, targets)
 
 
+class Stop:
+    """Whether somebody wants a run to stop, and by which signal they said so."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The signal's name."""
+        return self.signal.name if self.signal is not None else None
+
+    def is_set(self) -> bool:
+        """True once a signal has come."""
+        return self.signal is not None
+
+
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as it always
-    does. Main thread only.
+def stop_signals(say: Callable[[str], None] | None = None) -> Iterator[Stop]:
+    """Notes the first Ctrl-C, SIGTERM or SIGHUP (a lost connection, a closed laptop)
+    and says at once that it came; a second one acts as it always does. Main thread
+    only.
     """
-    stopped = threading.Event()
+    stop = Stop()
     previous = {}  # what a signal did before, by its number
 
-    def stop(number, frame) -> None:
+    def note(number: int, frame) -> None:
+        stop.signal = signal.Signals(number)
         # A second Ctrl-C does not wait for the end of the step.
-        stopped.set()
         signal.signal(number, previous[number])
+        if say is not None:
+            say(f"{stop.signal.name}: the run is saved after this step")
 
     # Python lets the main thread alone handle signals; elsewhere nothing is caught.
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, stop)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            # nohup has asked for SIGHUP to be ignored: so it stays.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, note)
     try:
-        yield stopped
+        yield stop
     finally:
         # In a notebook, the next cell must be interruptible as before.
         for number, handler in previous.items():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..files import append_line, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
-from .clock import Clock, Pace
+from .clock import Clock
 from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory
 from .distributed import Processes, stop_signals
@@ -30,7 +31,15 @@ from .gpu_memory import explain_gpu_errors
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
-from .resuming import JSONL_FILES, settings_to_resume, weights_in
+from .progress import Pace, introduction, progress_bar
+from .resuming import (
+    JSONL_FILES,
+    check_limits,
+    check_same_run,
+    settings_to_resume,
+    sole_writer,
+    weights_in,
+)
 
 SPIKE = 1.5  # nats above the median of the last 20 logged losses: not noise any more
 SAMPLE_BYTES = 400
@@ -60,27 +69,43 @@ def train(
 
     `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had
     happened. `stop_at` ends early on the same schedule; `minutes` times some steps and
-    fixes the length of the schedule from them. SIGTERM, SIGINT and a bill above
+    fixes the length of the schedule from them. SIGTERM, SIGINT, SIGHUP and a bill above
     `max_dollars` write a checkpoint and return. `compiled` (on CUDA unless told
     otherwise) takes the step through torch.compile. `on_log` gets each metrics line.
-    Under torchrun every process calls this. Raises TrainingError, DataError,
-    ConfigError, CheckpointError.
+    Under torchrun every process calls this. A run that is finished is left as it is.
+    Raises TrainingError, DataError, ConfigError, CheckpointError.
     """
+    check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
     run = Run(lm, shards, Path(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
-    run.begin(resume, minutes, notes)
-    last_step = min(run.settings.steps, stop_at or run.settings.steps)
+    with sole_writer(run.out, run.processes.is_first):
+        run.begin(resume, minutes, notes)
+        if not run.record["finished"]:  # a finished record is never touched
+            run_steps(run, stop_at or run.settings.steps, compiled, progress)
+            run.finish()
+    return run.record
+
+
+def run_steps(run: "Run", stop_at: int, compiled: bool | None, progress: bool) -> None:
+    """Trains to step `stop_at` or to the end of the schedule, if nobody stops it."""
+    last_step = min(run.settings.steps, stop_at)
     shows = progress and run.processes.is_first
     if shows:
-        tqdm.write(run.introduction())
-    with stop_signals() as stopped, run.bar(shows) as bar, run.ready(compiled):
+        tqdm.write(introduction(run))
+    say = tqdm.write if shows else None
+    with (
+        stop_signals(say) as stopped,
+        progress_bar(run, shows) as bar,
+        run.ready(compiled),
+    ):
         pace = Pace(run.step, last_step)
         while run.step < last_step:
             # Processes average their gradients: one that left alone would leave the
             # others waiting for its part. So they agree.
             over_budget = run.bill.is_over(run.gpu_seconds())
             if run.processes.any(stopped.is_set() or over_budget):
+                run.stopped_by = "budget" if over_budget else stopped.name
                 break
             run.train_step()
             bar.update(run.step_bytes)
@@ -96,7 +121,6 @@ def train(
             if run.processes.any(run.is_save_due()):
                 run.save()
         run.save()  # the last step, or the one at which it was stopped
-    return run.finish()
 
 
 class Run:
@@ -132,6 +156,7 @@ class Run:
         self.batches: Prefetch | None = None  # made ahead, while training
         self.losses: list[float] = []  # as logged
         self.final_bpb: float | None = None
+        self.stopped_by: str | None = None  # a signal's name, or "budget"
         # begin() sets these, and ready() the last one:
         self.record: dict[str, Any]
         self.optimizer: torch.optim.Optimizer
@@ -178,32 +203,6 @@ class Run:
         is_late = minutes >= self.settings.checkpoint_minutes
         return is_late or self.is_every(self.settings.checkpoint_every)
 
-    # What a person sees
-
-    def introduction(self) -> str:
-        """What is about to run, on what, in one line."""
-        where = self.gpu_name or self.device.type
-        if self.device.type == "cpu":
-            where += f" with {torch.get_num_threads()} threads"
-        if self.processes.world > 1:
-            where += f" in each of {self.processes.world} processes"
-        parameters = sum(p.numel() for p in self.lm.parameters())
-        return (
-            f"{self.config.name}: {parameters:,} parameters on {where}, in "
-            f"{self.precision}; {self.settings.steps:,} steps of {self.step_bytes:,} "
-            f"bytes, {self.step:,} of them done"
-        )
-
-    def bar(self, shows: bool) -> tqdm:
-        """The progress bar, in bytes."""
-        return tqdm(
-            total=self.settings.steps * self.step_bytes,
-            initial=self.step * self.step_bytes,
-            unit="B",
-            unit_scale=True,
-            disable=not shows,
-        )
-
     # Beginning and resuming
 
     def begin(self, resume: bool, minutes: float | None, notes: str) -> None:
@@ -219,6 +218,11 @@ class Run:
             self.record = records.load_record(self.out)
             self.config, self.precision = settings_to_resume(self.record, self.config)
             self.shards = self.opened.as_described(self.record["data"])
+        elif any((self.out / "checkpoints").glob("step-*")):
+            raise TrainingError(
+                f"{self.out.name} holds checkpoints of a run whose run.json is gone",
+                "choose another --out; or, to give that run up, remove checkpoints/",
+            )
         else:
             self.start_record(minutes, notes)
         # Made anew: load() then fills in the moments and the generator's state.
@@ -251,6 +255,7 @@ class Run:
             device=self.device.type,
             gpu_name=self.gpu_name,
             precision=self.precision,
+            run_id=uuid4().hex,
         )
 
     def load(self) -> None:
@@ -259,6 +264,7 @@ class Run:
         if found is None:
             return
         tensors, state = found
+        check_same_run(self.record, state, self.out)
         self.lm.load_weights(weights_in(tensors))
         load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
@@ -435,6 +441,7 @@ class Run:
             state = {
                 "config": self.config.to_dict(),
                 "step": self.step,
+                "run_id": self.record.get("run_id"),
                 "wall_s": self.clock.seconds(),
                 "train_s": self.clock.training_seconds(),
                 "data": self.shards.describe(),
@@ -478,6 +485,7 @@ class Run:
         write_atomic(self.out / "run.json", records.dumps(self.record))
         results = {
             "processes": self.processes.world,
+            "stopped_by": self.stopped_by,
             "data_wait_share": self.batches.waited_s / self.clock.training_seconds(),
         }
         write_atomic(self.out / "results.json", records.dumps(results))

@@ -2,13 +2,17 @@
 another.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..config import Config
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, DataError, TrainingError
 from ..files import keep_lines, write_atomic
 from ..storage import checkpoint, records
 
@@ -39,6 +43,52 @@ def settings_to_resume(record: dict[str, Any], given: Config) -> tuple[Config, s
             "resume with the same --config and options, or choose another --out",
         )
     return config, precision
+
+
+def check_limits(**limits: float | None) -> None:
+    """Raises ConfigError for a limit that is zero, negative or no number."""
+    for name, value in limits.items():
+        if value is not None and not value > 0:  # not even NaN is above 0
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} {value}", "give more than 0, or leave it out")
+
+
+def check_same_run(record: dict[str, Any], state: dict[str, Any], folder: Path) -> None:
+    """Raises TrainingError when a checkpoint was not written by this run.
+
+    The first records and checkpoints had no id; they are taken as they are.
+    """
+    if state.get("run_id") != record.get("run_id"):
+        raise TrainingError(
+            f"the checkpoint of step {state['step']:,} in {folder.name} belongs to "
+            "another run than its run.json",
+            "choose another --out; or, to give that run up, remove checkpoints/",
+        )
+
+
+@contextmanager
+def sole_writer(out: Path, is_first: bool) -> Iterator[None]:
+    """Keeps a second process from training in the same folder. Raises TrainingError."""
+    if not is_first:
+        yield
+        return
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:  # an OSError too, so it comes first
+        raise TrainingError(
+            f"another process is training in {out.name}",
+            "wait for it, stop it, or choose another --out",
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot write into {out}: {error.strerror}", "choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,6 +146,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     record["config"] = config.to_dict()
     record["notes"] = f"{came_from} {record['notes']}".strip()
     record["finished"] = None
+    record["run_id"] = state["run_id"] = uuid4().hex  # a run of its own from here
     name = f"step-{state['step']:08d}.safetensors"
     state["config"] = config.to_dict()
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)

@@ -1,0 +1,128 @@
+"""Runs are kept apart: a checkpoint belongs to its run, a folder to one process, a record
+that is finished to nobody any more; and a run that is stopped says why.
+"""
+
+import json
+import os
+import signal
+
+import pytest
+from filelock import FileLock
+from test_train import small
+from typer.testing import CliRunner
+
+from tilelli_nb import load_record, prepare_shards
+from tilelli_nb.cli.app import app
+from tilelli_nb.cli.train import OVER_BUDGET, exit_code
+from tilelli_nb.errors import ConfigError, TrainingError
+from tilelli_nb.storage import checkpoint
+from tilelli_nb.training.distributed import Processes
+from tilelli_nb.training.loop import train
+
+TEXT = [f"The {word} mouse ran up the clock. " * 4 for word in "abcdefghijklmnopqrst"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return prepare_shards(TEXT, tmp_path / "shards", "mice")
+
+
+def stop(lm, shards, out, step, **options):
+    return train(lm, shards, out, stop_at=step, progress=False, **options)
+
+
+def test_a_new_run_does_not_take_over_the_checkpoints_of_an_old_one(tmp_path, shards):
+    stop(small(seed=1), shards, tmp_path / "run", 8)
+    (tmp_path / "run" / "run.json").unlink()
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="run.json is gone.*\n.*another --out"):
+            stop(small(seed=2), shards, tmp_path / "run", 4, resume=resume)
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(kept) == ["step-00000004.safetensors", "step-00000008.safetensors"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, shards):
+    stop(small(), shards, tmp_path / "a", 8)
+    stop(small(), shards, tmp_path / "b", 4)
+    name = "step-00000008.safetensors"
+    foreign = (tmp_path / "a" / "checkpoints" / name).read_bytes()
+    (tmp_path / "b" / "checkpoints" / name).write_bytes(foreign)
+    with pytest.raises(TrainingError, match="step 8 in b belongs to another run"):
+        stop(small(), shards, tmp_path / "b", 12, resume=True)
+    ids = [load_record(tmp_path / name)["run_id"] for name in "ab"]
+    state = checkpoint.latest_valid(tmp_path / "a" / "checkpoints")[1]
+    assert ids[0] == state["run_id"] != ids[1]
+
+
+def test_one_process_a_folder(tmp_path, shards):
+    out = tmp_path / "run"
+    out.mkdir()
+    with (
+        FileLock(out / ".lock"),
+        pytest.raises(TrainingError, match="another process is training in run"),
+    ):
+        stop(small(), shards, out, 4)
+    assert not (out / "run.json").exists()
+    stop(small(), shards, out, 4)  # the lock went with its owner
+
+
+def test_a_finished_record_is_never_touched(tmp_path, shards):
+    train(small(), shards, tmp_path / "run", progress=False)
+    files = ("run.json", "metrics.jsonl", "samples.jsonl", "model.safetensors")
+    before = [(tmp_path / "run" / name).read_bytes() for name in files]
+    record = train(
+        small(), shards, tmp_path / "run", resume=True, progress=False, usd_per_hour=9.0
+    )
+    assert record == load_record(tmp_path / "run") and record["usd"] is None
+    assert [(tmp_path / "run" / name).read_bytes() for name in files] == before
+
+
+@pytest.mark.parametrize(
+    "limit", [{"minutes": 0}, {"minutes": -1.0}, {"max_dollars": float("nan")}]
+)
+def test_limits_that_cannot_be_meant(tmp_path, shards, limit):
+    name = next(iter(limit)).replace("_", "-")
+    with pytest.raises(ConfigError, match=f"--{name} .*\n.*more than 0"):
+        train(small(), shards, tmp_path / "run", **limit)
+    with pytest.raises(ConfigError, match="--stop-at 0"):
+        train(small(), shards, tmp_path / "run", stop_at=0)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_the_run_and_is_noted(tmp_path, shards, name, capsys):
+    number = getattr(signal, name)
+    handler = signal.getsignal(number)
+
+    def interrupt(line):
+        if line["step"] == 3:
+            os.kill(os.getpid(), number)
+
+    out = tmp_path / "run"
+    record = train(small(), shards, out, on_log=interrupt)
+    assert record["finished"] is None and record["steps"] == 3
+    assert (out / "checkpoints" / "step-00000003.safetensors").is_file()
+    assert exit_code(out) == 128 + number and signal.getsignal(number) is handler
+    assert f"{name}: the run is saved after this step" in capsys.readouterr().out
+
+
+def test_exit_codes(tmp_path):
+    for stopped_by, code in ((None, 0), ("SIGINT", 130), ("budget", OVER_BUDGET)):
+        text = json.dumps({"stopped_by": stopped_by})
+        (tmp_path / "results.json").write_text(text)
+        assert exit_code(tmp_path) == code
+
+
+def test_a_number_of_a_process_without_others_means_nothing(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert Processes("cpu").is_first
+
+
+def test_another_length_or_the_same_folder_are_refused(tmp_path, shards):
+    stop(small(), shards, tmp_path / "run", 4)
+    folder, corpus = str(tmp_path / "run"), str(shards.folder)
+    begin = ["train", "--corpus", corpus, "--out", folder]
+    longer = CliRunner().invoke(app, [*begin, "--resume", "--steps", "500"])
+    assert "has 12 steps, not 500" in str(longer.exception)
+    same = CliRunner().invoke(app, [*begin, "--init", folder])
+    assert "--init and --out are both" in str(same.exception)

@@ -1,0 +1,59 @@
+"""What a person sees of a run: what it is, how far it has come, when it will end."""
+
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+TIMED_STEPS = 5
+
+
+def introduction(run: Any) -> str:
+    """Returns what is about to run, and on what, in one line."""
+    where = run.gpu_name or run.device.type
+    if run.device.type == "cpu":
+        where += f" with {torch.get_num_threads()} threads"
+    if run.processes.world > 1:
+        where += f" in each of {run.processes.world} processes"
+    parameters = sum(p.numel() for p in run.lm.parameters())
+    return (
+        f"{run.config.name}: {parameters:,} parameters on {where}, in {run.precision}; "
+        f"{run.settings.steps:,} steps of {run.step_bytes:,} bytes, {run.step:,} of "
+        "them done"
+    )
+
+
+def progress_bar(run: Any, shows: bool) -> tqdm:
+    """Makes the progress bar, in bytes."""
+    return tqdm(
+        total=run.settings.steps * run.step_bytes,
+        initial=run.step * run.step_bytes,
+        unit="B",
+        unit_scale=True,
+        disable=not shows,
+    )
+
+
+class Pace:
+    """Says once when a run will end, after it has timed a few steps."""
+
+    def __init__(self, first_step: int, last_step: int) -> None:
+        self.first_step, self.last_step = first_step, last_step
+        self.begun = time.perf_counter()
+
+    def expected_end(self, step: int) -> str | None:
+        """Returns the words after step TIMED_STEPS + 1 of this part; before and after
+        it, None. The first step is not timed: it warms up, or compiles.
+        """
+        if step == self.first_step + 1:
+            self.begun = time.perf_counter()
+        if step != self.first_step + 1 + TIMED_STEPS:
+            return None
+        step_s = (time.perf_counter() - self.begun) / TIMED_STEPS
+        seconds = step_s * (self.last_step - step)
+        end = time.localtime(time.time() + seconds)
+        day = time.strftime("%d %B, ", end) if seconds >= 86_400 else ""
+        hour = time.strftime("%H:%M", end)
+        hours = f"{seconds / 3600:.1f} h"
+        return f"{step_s:.2f} s a step: done in about {hours}, at {day}{hour}"
