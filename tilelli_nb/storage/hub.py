@@ -19,6 +19,7 @@ def download(name: str, revision: str | None = None) -> Path:
     cache. Raises CheckpointError.
     """
     library = import_hub()
+    # The Hub's cache keeps one copy for all programs, and answers without network too.
     try:
         folder = library.snapshot_download(
             name, revision=revision, allow_patterns=FILES
@@ -40,10 +41,12 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
     """
     api = import_hub().HfApi()
     try:
+        # The second time the same name is given, its files are replaced.
         api.create_repo(name, private=private, exist_ok=True)
         address = api.upload_folder(
             repo_id=name, folder_path=folder, allow_patterns=FILES
         )
+    # Whatever it was, the folder here is as it was.
     except Exception as error:
         raise CheckpointError(
             f"{name} could not be published on the Hugging Face Hub "
@@ -54,6 +57,7 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
     return str(address)
 
 
+# The part between the dashes is for the Hub's search, the rest for people.
 CARD = """\
 ---
 license: apache-2.0
@@ -97,7 +101,8 @@ def model_card(
         name=name,
     )
     if record is None:
-        return card
+        return card  # nobody knows how it came to be
+    # A table without a head: Markdown asks for the two empty cells.
     lines = ["", "| | |", "|---|---|"]
     for title, value in card_rows(record).items():
         if value:  # a run without notes has no line for them
@@ -107,6 +112,7 @@ def model_card(
 
 def card_rows(record: dict[str, Any]) -> dict[str, str]:
     """What a card says of the run that made the model."""
+    # A figure that was not taken says so: an empty cell could mean nought.
     data = record["data"]
     bits, usd = "not measured", "not billed"
     if record["val_bpb"] is not None:
