@@ -85,7 +85,8 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             f"--init and --out are both {out}",
             "choose another --out: the model there would be overwritten",
         )
-    if options.resume:
+    # With --decay-from, --steps are those behind the run that is finished.
+    if options.resume and options.decay_from is None:
         check_steps(options, out)
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
