@@ -17,9 +17,9 @@
 On the machine, with $OUT as the folder that comes back:
 
     cd book/experiments
-    python gpu_plan.py --out /tmp/plan start --shards text.tar.xz
-    python gpu_plan.py --out /tmp/plan --limit L go --left S --back $OUT
-    python gpu_plan.py --out /tmp/plan finish --back $OUT
+    python gpu_plan.py --out plan start --shards text.tar.xz
+    python gpu_plan.py --out plan --limit L go --left S --back $OUT
+    python gpu_plan.py --out plan finish --back $OUT
 
 S is what is left of the device time and L is at most S - 60. A trainer that fails, that
 says nothing for 90 s or that is gone is replaced by one that computes in a more careful

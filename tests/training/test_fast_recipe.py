@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from test_train import small, timeless
 
 from tilelli_nb import TilelliLM, load_config, load_record, prepare_shards
 from tilelli_nb.errors import ConfigError, TrainingError
@@ -23,31 +24,9 @@ TEXT = [f"Number {i} is {i * i} when it is squared. " * 5 for i in range(40)]
 CPU = torch.device("cpu")
 
 
-def small(**changes):
-    settings = {
-        "steps": 12,
-        "batch": 4,
-        "micro_batch": 4,
-        "eval_every": 6,
-        "eval_bytes": 300,
-        "checkpoint_every": 4,
-        "log_every": 1,
-        **changes,
-    }
-    config = load_config("nano").with_model(
-        d_model=16, n_blocks=2, n_heads=2, keep=4, context=32
-    )
-    return TilelliLM(config.with_train(**settings))
-
-
 @pytest.fixture
 def shards(tmp_path):
     return prepare_shards(TEXT, tmp_path / "shards", "squares")
-
-
-def timeless(folder):
-    lines = load_metrics(folder)
-    return [{k: v for k, v in line.items() if k != "wall_s"} for line in lines]
 
 
 # Muon
