@@ -266,19 +266,17 @@ def test_a_folder_without_a_model_says_so(tmp_path):
         TilelliLM.from_pretrained(tmp_path)
 
 
-# What a first load costs, where nothing has been imported or done before
+# What would make a first load slow, where nothing has been imported or done before.
+# How long it takes is measured by tests/benchmarks/first_load.py.
 
 FIRST_LOAD = """
-import sys, time
+import sys
 import torch
 from tilelli_nb import TilelliLM
-torch.set_num_threads(1)
-start, before = time.process_time(), torch.get_rng_state()
+before = torch.get_rng_state()
 lm = TilelliLM.from_pretrained(sys.argv[1])
-spent = time.process_time() - start
 assert torch.equal(torch.get_rng_state(), before), "loading drew random numbers"
 assert "torch._dynamo" not in sys.modules, "loading imported the compiler"
-print(spent)
 """
 
 
@@ -293,12 +291,11 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["nano", "packed", "bf16"])
-def test_a_first_load_draws_nothing_and_takes_less_than_0_3_seconds(folders, form):
-    """In seconds of the processor, so that a busy machine does not matter."""
+def test_a_first_load_draws_nothing_and_imports_no_compiler(folders, form):
+    """Either would take more than a second, for weights that are replaced at once."""
     command = [sys.executable, "-c", FIRST_LOAD, str(folders[form])]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.3
 
 
 def test_room_for_weights_is_filled_by_load_weights():
