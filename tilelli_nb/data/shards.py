@@ -270,7 +270,9 @@ class Shards:
         """
         shards = self.train.shards
         # in how many places of each shard a window of context + 1 bytes can begin
-        places = torch.tensor([max(len(shard) - context, 0) for shard in shards])
+        places = torch.tensor(
+            [max(len(shard) - context, 0) for shard in shards], device="cpu"
+        )
         ends = places.cumsum(0)  # of each shard, when all places are numbered in a row
         total = int(ends[-1])
         if total == 0:
@@ -279,7 +281,7 @@ class Shards:
                 f"the model reads {context} + 1 at once",
                 "add text, or lower model.context",
             )
-        numbers = torch.randint(total, (rows,), generator=generator)
+        numbers = torch.randint(total, (rows,), generator=generator, device="cpu")
         # from the number of a place to its shard, and to where in the shard it is
         which = torch.searchsorted(ends, numbers, right=True)
         begins = numbers - (ends - places)[which]

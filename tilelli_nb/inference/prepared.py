@@ -2,7 +2,9 @@
 weights of fewer bytes.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,23 @@ from .decoding import Decoder, DecodeState
 KINDS = ("fp32", "bf16", "int8", "ternary")
 
 SQRT_HALF = 0.5**0.5  # 1 / sqrt 2: two factors of it make a half
+CPU = torch.device("cpu")  # whatever the default device is
+
+
+def without_autocast(method: Callable) -> Callable:
+    """Makes a method compute as it does outside autocast: these weights have their
+    precision already, and another one would be mixed in.
+    """
+
+    @wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # to ask takes a hundredth of the time of a switch
+        if not torch.is_autocast_enabled("cpu"):
+            return method(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return method(*args, **kwargs)
+
+    return wrapper
 
 
 # Matrices
@@ -82,7 +101,7 @@ class Int8Matrix(Matrix):
         # it reads 16 numbers at once
         self.max_rows_as_stored = 16 if codes.shape[1] % 16 == 0 else 0
         # and it would take the scales, but only in bf16
-        self.ones = torch.ones(len(codes), dtype=torch.bfloat16)
+        self.ones = torch.ones(len(codes), dtype=torch.bfloat16, device=CPU)
 
     def multiply_as_stored(self, y: Tensor, out: Tensor | None = None) -> Tensor:
         """Multiplies y in bf16 by the codes, then by the scales in fp32."""
@@ -202,14 +221,15 @@ class FastCache:
     def __init__(self, c: ModelConfig, rows: int, dtype: torch.dtype) -> None:
         head_size = c.d_model // c.n_heads
         heads = (c.n_blocks, rows, c.n_heads)
-        self.keys = torch.zeros(*heads, head_size, c.context, dtype=dtype)
-        self.values = torch.zeros(*heads, c.context, head_size, dtype=dtype)
+        kind = {"dtype": dtype, "device": CPU}
+        self.keys = torch.zeros(*heads, head_size, c.context, **kind)
+        self.values = torch.zeros(*heads, c.context, head_size, **kind)
         # The convolution works ahead: each byte adds its part to the sums of itself and
         # of the width - 1 bytes after it.
         self.conv_width = c.conv_width
         sums = c.context + c.conv_width - 1
-        self.conv = torch.zeros(c.n_blocks, sums, rows, c.d_model, dtype=dtype)
-        self.p = torch.zeros(c.n_blocks, rows, 1, 3, dtype=dtype)
+        self.conv = torch.zeros(c.n_blocks, sums, rows, c.d_model, **kind)
+        self.p = torch.zeros(c.n_blocks, rows, 1, 3, **kind)
         self.blocks = []
         for i in range(c.n_blocks):
             memory = BlockMemory(
@@ -251,17 +271,18 @@ class Workspace:
     def __init__(self, c: ModelConfig, rows: int, dtype: torch.dtype) -> None:
         width, heads = c.d_model, c.n_heads
         head_size = width // heads
-        self.x = torch.zeros(rows, width, dtype=dtype)  # the residual stream
+        kind = {"dtype": dtype, "device": CPU}
+        self.x = torch.zeros(rows, width, **kind)  # the residual stream
         # The fused product, and views of its five parts.
         sizes = fused_sizes(c)
-        self.fused = torch.zeros(rows, sum(sizes), dtype=dtype)
+        self.fused = torch.zeros(rows, sum(sizes), **kind)
         q, k, v, self.u, router = self.fused.split(sizes, dim=1)
         self.q = q.view(rows, heads, head_size)
         self.k = k.view(rows, heads, head_size)
         self.v = v.view(rows, heads, head_size)
         self.router = router[:, None]  # (B, 1, 3)
         # What the three pathways say, and views of each.
-        paths = torch.zeros(3, rows, width, dtype=dtype)
+        paths = torch.zeros(3, rows, width, **kind)
         self.conv, attended, self.ffn = paths
         self.attended = attended.view(rows * heads, 1, head_size)
         # Only the heads of a single text lie as a product with the keys wants them.
@@ -292,8 +313,9 @@ class Prepared(Decoder):
     time of a small operation.
     """
 
-    device = torch.device("cpu")
+    device = CPU
 
+    @without_autocast
     @torch.inference_mode()
     def __init__(self, lm: Any, weights: str) -> None:
         if weights not in KINDS:
@@ -324,9 +346,10 @@ class Prepared(Decoder):
         """
         model = self.config.model
         cache = FastCache(model, batch, self.dtype)
-        window = torch.zeros(batch, model.context, dtype=torch.long)
+        window = torch.zeros(batch, model.context, dtype=torch.long, device=CPU)
         return DecodeState(cache, window)
 
+    @without_autocast
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T) long -> logits (B, T, 256). Raises TokenError for more bytes than
@@ -341,11 +364,13 @@ class Prepared(Decoder):
         h, _ = self.hidden(x)
         return self.logits(h.flatten(0, 1)).view(*x.shape, -1)
 
+    @without_autocast
     @torch.inference_mode()
     def logits(self, h: Tensor) -> Tensor:
         """(n, D) -> (n, 256)."""
         return self.output(self.norm(h))
 
+    @without_autocast
     def step_blocks(self, x_t: Tensor, position: int, cache: FastCache) -> Tensor:
         """Reads one byte through all the blocks: (B,) -> logits (B, 256)."""
         keep, work = self.config.model.keep, cache.work
@@ -375,6 +400,7 @@ class Prepared(Decoder):
             work.x_by_row.baddbmm_(views.p, work.paths_by_row)
         return self.output(self.norm(x))
 
+    @without_autocast
     @torch.inference_mode()
     def hidden(self, x: Tensor, cache: FastCache | None = None) -> tuple[Tensor, None]:
         """Reads bytes (B, T) from position 0, all at once -> the last block's output

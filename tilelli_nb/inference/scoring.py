@@ -22,7 +22,7 @@ def score(lm, text: str | bytes, sliding: bool = False) -> float:
         raise TokenError(
             "an empty text has no bytes to score", "pass at least one byte"
         )
-    stream = torch.tensor([0, *ids], dtype=torch.long)
+    stream = torch.tensor([0, *ids], dtype=torch.long, device="cpu")
     nats = -log_probs(lm, stream, sliding).sum().item()
     return nats / math.log(2) / len(ids)
 
@@ -44,10 +44,10 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
     else:
         stride = context
         starts = list(range(0, n, stride))
-    out = torch.empty(n, dtype=torch.float64)
+    out = torch.empty(n, dtype=torch.float64, device="cpu")
     for first in range(0, len(starts), batch):
         group = starts[first : first + batch]
-        windows = torch.zeros(len(group), context, dtype=torch.long)
+        windows = torch.zeros(len(group), context, dtype=torch.long, device="cpu")
         for row, start in zip(windows, group, strict=True):
             piece = stream[start : min(start + context, n)]
             # the zeros behind the end are never looked at: the model is causal

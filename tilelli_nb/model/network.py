@@ -74,7 +74,8 @@ class RoutedBlock(nn.Module):
 
 def mix(x: Tensor, p: Tensor, conv: Tensor, attention: Tensor, ffn: Tensor) -> Tensor:
     """Adds the weighted pathways to the residual: (..., D) each; p is (..., 3)."""
-    return Mix.apply(x, p, conv, attention, ffn)
+    # A residual of 16 bits stays one; the router's shares are in fp32 at least.
+    return Mix.apply(x, p.to(x.dtype), conv, attention, ffn)
 
 
 class Mix(torch.autograd.Function):
@@ -136,8 +137,9 @@ class Network(nn.Module):
         width = config.d_model
         block = VanillaBlock if config.block == "vanilla" else RoutedBlock
         # PyTorch draws first values here, which init_weights replaces: on a forked
-        # generator, so that making a network does not move the caller's numbers.
-        with torch.random.fork_rng(devices=[]):
+        # generator, so that making a network does not move the caller's numbers. And on
+        # the CPU, where the generator of init_weights is: `to` moves it on.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             self.token = nn.Embedding(VOCAB, width)
             self.position = nn.Embedding(config.context, width)
             self.blocks = nn.ModuleList(block(config) for _ in range(config.n_blocks))

@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 
 SMALLEST_SCALE = 1e-5  # keeps a matrix of zeros from dividing by zero
 # Five digits to base three fit into a byte: 3^5 = 243 <= 256.
-POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8)
+POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device="cpu")
 
 
 def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ class Processes:
         """True everywhere if `flag` is true anywhere. On the CPU, so that no GPU is
         waited for.
         """
-        return bool(self.maximum(torch.tensor(int(flag))))
+        return bool(self.maximum(torch.tensor(int(flag), device="cpu")))
 
     def maximum(self, value: Tensor) -> Tensor:
         """The largest value that a process has."""

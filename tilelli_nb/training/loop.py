@@ -321,7 +321,9 @@ class Run:
         seen = self.shards
         if self.processes.is_first:
             seen = self.shards.grown() or self.shards  # None: nothing new
-        count = int(self.processes.maximum(torch.tensor(len(seen.train.shards))))
+        count = int(
+            self.processes.maximum(torch.tensor(len(seen.train.shards), device="cpu"))
+        )
         if count == len(self.shards.train.shards):
             return False
         self.shards = self.shards.grown(count)

@@ -33,8 +33,9 @@ def bf16_gain(seconds: float = SECONDS) -> float:
     generator = torch.Generator().manual_seed(0)
     # The size of a small micro-batch of the ten-million model: long enough to time,
     # short enough where a processor imitates bf16 a thousand times more slowly.
-    a = torch.randn(512, 384, generator=generator)
-    b = torch.randn(384, 384, generator=generator)
+    exact = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+    a = torch.randn(512, 384, generator=generator, **exact)
+    b = torch.randn(384, 384, generator=generator, **exact)
     operands = {"fp32": (a, b), "bf16": (a.bfloat16(), b.bfloat16())}
     fastest = {name: product_seconds(*pair) for name, pair in operands.items()}
     # By turns, and the fastest of each: whatever else the machine does hits both.
