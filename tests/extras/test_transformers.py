@@ -10,7 +10,7 @@ import torch
 from tiny_models import random_ids, tiny
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
-from tilelli_nb.errors import MissingDependency, TokenError
+from tilelli_nb.errors import CheckpointError, MissingDependency, TokenError
 
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch):
@@ -68,12 +68,58 @@ def test_generation_pipeline_and_loss(auto):
     x = ids["input_ids"]
     logp = lm(x[:, :-1]).log_softmax(-1).gather(2, x[:, 1:, None])
     assert float(model(x, labels=x).loss.detach()) == pytest.approx(
-        -float(logp.mean()), abs=1e-6
+        -float(logp.mean().detach()), abs=1e-6
     )
-    mask = torch.ones_like(x)
-    mask[0, 0] = 0
-    with pytest.raises(TokenError, match="padded on the left"):
-        model(x, attention_mask=mask)
+
+
+PROMPTS = ["Once upon a time", "The fox", "One day, a little girl named Lily"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_has_the_logits_of_its_single_texts(auto, side):
+    model, tok, lm = auto
+    batch = tok(PROMPTS, return_tensors="pt", padding=True, padding_side=side)
+    logits = model(**batch).logits
+    assert logits.shape == (3, max(map(len, PROMPTS)), 256)
+    for row, prompt in zip(logits, PROMPTS, strict=True):
+        n = len(prompt)
+        text = row[-n:] if side == "left" else row[:n]
+        alone = lm(torch.tensor([list(prompt.encode())]))[0]
+        assert (text - alone).abs().max() < 1e-4
+
+
+def test_a_batch_goes_on_as_its_single_texts_do(auto):
+    model, tok, lm = auto
+    batch = tok(PROMPTS, return_tensors="pt", padding=True)
+    wrote = model.generate(**batch, max_new_tokens=40, do_sample=False)
+    for row, prompt in zip(wrote, PROMPTS, strict=True):
+        alone = lm.generate(list(prompt.encode()), max_new=40, temperature=0)
+        said = tok.decode(row, skip_special_tokens=True)
+        assert said == ByteTokenizer().decode(alone)
+
+
+def test_padding_inside_a_text_is_refused(auto):
+    model, tok, _ = auto
+    mask = torch.tensor([[1, 1, 0, 1]])
+    with pytest.raises(TokenError, match="one piece"):
+        model(torch.tensor([list(b"abcd")]), attention_mask=mask)
+
+
+def test_the_loss_of_a_padded_batch_counts_its_text_alone(auto):
+    model, tok, lm = auto
+    batch = tok(PROMPTS, return_tensors="pt", padding=True)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    nats, predicted = 0.0, 0
+    for prompt in PROMPTS:
+        ids = torch.tensor([list(prompt.encode())])
+        logp = lm(ids[:, :-1]).log_softmax(-1).gather(2, ids[:, 1:, None])
+        nats -= float(logp.double().sum().detach())
+        predicted += ids.shape[1] - 1
+    loss = float(model(**batch, labels=labels).loss.detach())
+    assert loss == pytest.approx(nats / predicted, abs=1e-5)
+    # as a Trainer divides, that adds up several batches
+    loss = float(model(**batch, labels=labels, num_items_in_batch=500).loss.detach())
+    assert loss == pytest.approx(nats / 500, abs=1e-5)
 
 
 @pytest.mark.parametrize("context", [1, 7, 8])
@@ -85,10 +131,96 @@ def test_a_longer_text_has_the_window_of_our_own_steps(tmp_path, context):
     lm.save_pretrained(tmp_path)
     model, state = TilelliForCausalLM.from_pretrained(tmp_path), lm.new_state()
     ids = random_ids(3 * context + 2)
+    whole = model(torch.tensor([ids])).logits
+    assert whole.shape == (1, len(ids), 256)
     for n, byte in enumerate(ids, start=1):
         expected = lm.step(torch.tensor([byte]), state)[0]
-        found = model(torch.tensor([ids[:n]])).logits[0, -1]
-        assert (found - expected).abs().max() < 1e-4
+        last = model(torch.tensor([ids[:n]]), logits_to_keep=1).logits
+        assert last.shape == (1, 1, 256)
+        assert (last[0, 0] - expected).abs().max() < 1e-4
+        assert (whole[0, n - 1] - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "bfloat16"])
+def test_dtype_and_device_map_are_those_asked_for(auto, tmp_path, dtype):
+    from transformers import AutoModelForCausalLM
+
+    named = torch.bfloat16 if isinstance(dtype, str) else dtype
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=dtype, device_map="cpu"
+    )
+    assert {weight.dtype for weight in model.parameters()} == {named}
+    expected = auto[2].token.weight.to(named)
+    assert torch.equal(model.lm.token.weight, expected)
+    assert not model.training
+    with pytest.raises(TypeError, match="no_such_option"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, no_such_option=1)
+
+
+def test_what_transformers_saves_is_read_back_by_both(auto, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model, _, lm = auto
+    with torch.no_grad():
+        model.lm.token.weight.mul_(1.5)
+    model.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    own = TilelliLM.from_pretrained(tmp_path / "saved")
+    for name, weight in model.lm.state_dict().items():
+        assert torch.equal(again.lm.state_dict()[name], weight), name
+        assert torch.equal(own.state_dict()[name], weight), name
+
+
+def test_a_packed_model_stays_packed_and_is_not_saved_as_another(tmp_path):
+    pytest.importorskip("transformers", reason="an optional library")
+    from tilelli_nb.extras.transformers import TilelliForCausalLM
+
+    TilelliLM.from_pretrained("tilelli/nano").save_packed(tmp_path / "packed")
+    packed = TilelliLM.from_pretrained(tmp_path / "packed")
+    model = TilelliForCausalLM.from_pretrained(tmp_path / "packed")
+    x = torch.tensor([list(b"Once upon a time")])
+    assert torch.equal(model(x).logits, packed(x))
+    with pytest.raises(CheckpointError, match="save_packed"):
+        model.save_pretrained(tmp_path / "saved")
+
+
+def test_a_trainer_trains_it_and_goes_on_from_its_checkpoint(tmp_path):
+    pytest.importorskip("accelerate", reason="what a Trainer needs")
+    from transformers import Trainer, TrainingArguments
+
+    from tilelli_nb.extras.transformers import TilelliConfig, TilelliForCausalLM
+
+    rows = [list(b"the fox and the den. "[i:] + b"the fox"[:i]) for i in range(8)]
+    data = [{"input_ids": row[:20], "labels": row[:20]} for row in rows]
+    config = TilelliConfig(**tiny(context=32).config.to_dict())
+
+    def trained(folder, steps, resume=None):
+        arguments = TrainingArguments(
+            folder,
+            max_steps=steps,
+            save_steps=3,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=4,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = Trainer(TilelliForCausalLM(config), arguments, train_dataset=data)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model.lm.state_dict()
+
+    straight = trained(tmp_path / "straight", 6)
+    first = trained(tmp_path / "stopped", 3)
+    resumed = trained(
+        tmp_path / "stopped", 6, str(tmp_path / "stopped" / "checkpoint-3")
+    )
+    drawn = TilelliForCausalLM(config).lm.state_dict()
+    assert not torch.equal(first["token.weight"], drawn["token.weight"])
+    for name, weight in straight.items():
+        assert torch.allclose(resumed[name], weight, atol=1e-6), name
+    read = TilelliLM.from_pretrained(tmp_path / "straight" / "checkpoint-6")
+    assert torch.equal(read.token.weight, straight["token.weight"])
 
 
 def test_the_harness_measures_what_score_measures(auto):

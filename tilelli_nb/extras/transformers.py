@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
-from ..errors import MissingDependency, TokenError
+from ..errors import CheckpointError, MissingDependency, TokenError
 from ..inference.sampling import window_start
 from ..language_model import TilelliLM
 from ..model.network import IGNORE, VOCAB
+from ..model.ternary import TernaryLinear
 
 try:
     from transformers import (
@@ -86,46 +87,104 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliForCausalLM":
-        """Loads what TilelliLM.from_pretrained takes: a folder, packed or not, or the
-        Hub. Other arguments are passed over.
+        """Loads what TilelliLM.from_pretrained takes (a folder, packed or not, or the
+        Hub), and what save_pretrained of this class has written. Other arguments, such
+        as dtype and device_map, are those of transformers.
         """
         lm = TilelliLM.from_pretrained(name)
-        model = cls(TilelliConfig(**lm.config.to_dict()))
-        model.lm = lm
-        return model.eval()
+        # transformers does the rest, from weights instead of a place to read them.
+        kwargs["config"] = TilelliConfig(**lm.config.to_dict())
+        weights = {f"lm.{key}": weight for key, weight in lm.state_dict().items()}
+        model = super().from_pretrained(None, *args, state_dict=weights, **kwargs)
+        for name, module in model.lm.named_modules():
+            if isinstance(module, TernaryLinear):  # codes that are not rounded again
+                module.packed = lm.get_submodule(name).packed
+        return model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Saves as transformers does. Raises CheckpointError for a packed model."""
+        if self.lm.is_packed:
+            raise CheckpointError(
+                "a packed model has no latent weights to save",
+                "use model.lm.save_packed(folder)",
+            )
+        super().save_pretrained(*args, **kwargs)
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutput:
-        """(B, T) long -> logits (B, T, 256); of more bytes than the context, only those
-        of the window that is left.
+        """(B, T) long -> logits (B, T, 256), or of the last `logits_to_keep` places. A
+        text longer than the context is read by the rule of the window.
 
-        `labels` are the bytes themselves, shifted here; -100 is ignored. Raises
-        TokenError for padding on the left.
+        Padding (where `attention_mask` is 0) may stand on either side; logits there
+        mean nothing. `labels` are the bytes themselves, shifted here; -100 is ignored.
+        The loss is cross-entropy alone, without the router's balance. Raises TokenError
+        for padding inside a text.
         """
-        if attention_mask is not None and not bool(attention_mask[:, :1].all()):
-            raise TokenError(
-                "a batch that is padded on the left",
-                "pad on the right, or pass one text at a time",
-            )
-        start = window_start(input_ids.shape[1], self.lm.config.model.context)
-        logits = self.lm(input_ids[:, start:])  # (B, the window's bytes, 256)
+        T = input_ids.shape[1]
+        left = padding_on_the_left(input_ids, attention_mask)  # (B, 1)
+        # Each text from its own position 0; the padding goes behind it, where a causal
+        # model does not see it.
+        places = torch.arange(T, device=input_ids.device)
+        aligned = input_ids.gather(1, (places + left) % T)
+        wanted = places[-logits_to_keep:] - left  # (B, kept); negative: padding
+        logits = self.windowed_logits(aligned, wanted.clamp(min=0))
         loss = None
         if labels is not None:
-            predicted = logits[:, :-1].flatten(0, 1)
-            wanted = labels[:, start + 1 :].flatten()
-            loss = F.cross_entropy(predicted, wanted, ignore_index=IGNORE)
+            # Nothing precedes a text's first byte, least of all padding.
+            labels = labels.masked_fill(places == left, IGNORE)
+            loss = self.loss_function(logits, labels, vocab_size=VOCAB, **kwargs)
         return CausalLMOutput(loss=loss, logits=logits)
 
+    def windowed_logits(self, x: Tensor, wanted: Tensor) -> Tensor:
+        """Reads each row of x (B, T) in windows: the logits (B, kept, 256) at the
+        places `wanted` (B, kept).
+        """
+        context = self.lm.config.model.context
+        numbers = wanted.cpu() + 1  # how many bytes have been read there
+        starts = numbers.apply_(lambda n: window_start(n, context)).to(x.device)
+        logits = None
+        for start in starts.unique().tolist():
+            window = x[:, start : start + context]
+            read = self.lm(window)  # (B, the window's bytes, 256)
+            inside = (wanted - start).clamp(0, window.shape[1] - 1)
+            found = read.gather(1, inside[..., None].expand(-1, -1, VOCAB))
+            in_this_window = (starts == start)[..., None]
+            logits = found if logits is None else found.where(in_this_window, logits)
+        return logits
+
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, **kwargs: Any
-    ) -> dict[str, Tensor]:
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Passes the whole text each time: nothing is cached."""
-        return {"input_ids": input_ids}
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "logits_to_keep": 1,
+        }
+
+
+def padding_on_the_left(input_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """How many places before each text are padding: (B, T), and the same or None ->
+    (B, 1). Raises TokenError where the mask has a hole.
+    """
+    if mask is None:
+        return input_ids.new_zeros(len(input_ids), 1)
+    is_text = mask.bool()
+    # A row's text is in one piece if it begins once: 0 before, 1 here.
+    before = F.pad(is_text, (1, 0))[:, :-1]
+    begins = is_text & ~before
+    if is_text.shape != input_ids.shape or bool((begins.sum(1) > 1).any()):
+        raise TokenError(
+            "an attention_mask that is not one piece of ones in each row",
+            "pad texts on the left or on the right, not inside",
+        )
+    return begins.long().argmax(1, keepdim=True)
 
 
 class TilelliTokenizer(PreTrainedTokenizer):
@@ -137,7 +196,9 @@ class TilelliTokenizer(PreTrainedTokenizer):
     def __init__(self, **kwargs: Any) -> None:
         for token in ("bos_token", "eos_token", "pad_token"):
             kwargs.setdefault(token, "\0")
-        kwargs.setdefault("padding_side", "right")
+        kwargs.setdefault(
+            "padding_side", "left"
+        )  # what is written goes on at the right
         super().__init__(**kwargs)
 
     @classmethod

@@ -155,7 +155,7 @@ def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what save_model has written. Raises CheckpointError.
 
     A model.safetensors of another program knows no configuration: the config.json
-    beside it is then the one.
+    beside it is then the one. Names as transformers writes them begin with "lm.".
     """
     folder = Path(folder)
     tensors, metadata = read_tensors(folder / MODEL_FILE)
@@ -171,7 +171,8 @@ def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if "packed" in config:
         metadata["packed"] = config["packed"]
-    return tensors, metadata
+    weights = {name.removeprefix("lm."): tensor for name, tensor in tensors.items()}
+    return weights, metadata
 
 
 def latest_valid(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
