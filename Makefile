@@ -25,7 +25,7 @@ READY ?= $(VENV)/.ready
 PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest \
+.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest address \
         clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
@@ -76,6 +76,9 @@ sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for o
 execute: $(READY) ## run the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
 	@echo "Executing stale notebooks: about half a minute each."
 	@$(BIN)/python book/tools/build.py execute $(NAMES) $(if $(FORCE),--force)
+
+address: ## write the book's address everywhere (URL=https://HOST/OWNER/NAME), or take it out
+	@$(PY) book/tools/address.py $(URL)
 
 student: $(READY) ## write copies of the notebooks without the solutions into student/
 	@$(BIN)/python book/tools/build.py student

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
+from tilelli_nb import address
 from tilelli_nb.cli import runpod as commands
 from tilelli_nb.cli.app import app
 from tilelli_nb.errors import MissingDependency, RentalError
@@ -318,6 +319,12 @@ def test_a_command_that_the_api_would_garble_is_refused(fake, train):
     assert isinstance(tilelli("up", "--train", train).exception, RentalError)
 
 
+@pytest.fixture(autouse=True)
+def an_address(monkeypatch):
+    """Of a book that a pod could fetch."""
+    monkeypatch.setattr(address, "REPOSITORY", "https://example.org/a/b")
+
+
 def run_start(tmp_path, command, make_fails=False):
     """Runs a start command here: the programs of a pod only note that they were
     called.
@@ -363,7 +370,7 @@ def test_a_pod_trains_and_then_stops_itself(tmp_path, fails):
     """Also when the set-up fails: a pod that does nothing is billed like any other."""
     log = run_start(tmp_path, runpod.start_command(0, "make pretrain"), fails)
     assert log == [
-        "git clone https://github.com/tilelli/tilelli-book",
+        "git clone https://example.org/a/b tilelli-book",
         "make pod",
         *["make pretrain"] * (not fails),
         "runpodctl stop pod me",

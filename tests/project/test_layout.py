@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "tilelli_nb"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A folder, or a file beside the folders, imports only from those before it.
 ORDER = [
+    "address",
     "errors",
     "config",
     "files",

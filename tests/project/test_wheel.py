@@ -51,11 +51,10 @@ def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "tilelli_nb",
-        source / "tilelli_nb",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for name in ("tilelli_nb", "book"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     pip(
         "wheel",
         "--no-deps",
@@ -117,20 +116,53 @@ def pip(*arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wheel_holds_code_configurations_data_and_weights(wheel):
+def files_under(folder):
+    """All files below a folder, without what Python makes of them."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if "__pycache__" not in path.parts]
+
+
+def expected_in_the_wheel():
+    """Name in the wheel -> the file of the repository: the package, and what chapters
+    read of the folder book.
+    """
+    expected = {
+        path.relative_to(ROOT).as_posix(): path
+        for path in files_under(ROOT / "tilelli_nb")
+    }
+    book = ROOT / "book"
+    read_by_chapters = [book / "claims.yml", *files_under(book / "slurm")]
+    for path in [*read_by_chapters, *files_under(book / "runs")]:
+        expected[f"tilelli_nb/book/{path.relative_to(book).as_posix()}"] = path
+    return expected
+
+
+def test_the_wheel_holds_code_configurations_data_weights_and_records(wheel):
+    expected = expected_in_the_wheel()
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if name.startswith("tilelli_nb/")}
-        expected = {
-            path.relative_to(ROOT).as_posix()
-            for path in (ROOT / "tilelli_nb").rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-        assert inside == expected
-        assert all(
-            archive.read(name) == (ROOT / name).read_bytes() for name in expected
-        )
-    for place in ("configs", "data", "weights"):
+        assert inside == expected.keys()
+        for name, path in expected.items():
+            assert archive.read(name) == path.read_bytes(), name
+    for place in ("configs", "data", "weights", "book/runs", "book/slurm"):
         assert any(name.startswith(f"tilelli_nb/{place}/") for name in inside), place
+
+
+def test_records_are_found_from_an_empty_folder(elsewhere):
+    """Where a reader has the package and a notebook, and no clone: on Colab."""
+    said = elsewhere(
+        "python",
+        "-c",
+        "from tilelli_nb.storage.records import load_record, runs_folder\n"
+        "names = sorted(path.name for path in runs_folder().iterdir())\n"
+        "print(*names, *sorted(p.name for p in runs_folder().parent.iterdir()))\n"
+        "print(load_record('nano-stories')['val_bpb'])",
+    )
+    runs = sorted(path.name for path in (ROOT / "book" / "runs").iterdir())
+    names, val_bpb = said.splitlines()
+    assert names.split() == [*runs, "claims.yml", "runs", "slurm"]
+    record = (ROOT / "book" / "runs" / "nano-stories" / "run.json").read_text()
+    assert f'"val_bpb": {val_bpb}' in record
 
 
 def test_the_package_comes_from_the_new_environment(elsewhere):

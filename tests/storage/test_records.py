@@ -65,6 +65,7 @@ def test_records_are_found_from_inside_the_checkout(tmp_path, monkeypatch):
     run = tmp_path / "book" / "runs" / "mine"
     run.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "book" / "claims.yml").write_text("claims: []\n")
     write_atomic(run / "run.json", dumps(new_record("mine", "eval")))
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     monkeypatch.chdir(tmp_path / "notebooks")
@@ -74,6 +75,12 @@ def test_records_are_found_from_inside_the_checkout(tmp_path, monkeypatch):
     }
     with pytest.raises(DataError, match="yours does not exist\n.*the records are mine"):
         load_record("yours")
+
+
+def test_a_foreign_folder_of_the_same_name_is_not_the_book(tmp_path, monkeypatch):
+    (tmp_path / "book" / "runs" / "a-shop").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert (runs_folder() / "nano-stories" / "run.json").is_file()
 
 
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path):

@@ -6,11 +6,10 @@ import os
 import secrets
 from typing import Any
 
+from .. import address as the_book
 from ..errors import MissingDependency, RentalError
 from ..training.cost import hourly_price
 
-REPOSITORY = "https://github.com/tilelli/tilelli-book"
-BOOK = REPOSITORY.rpartition("/")[2]  # the folder that a clone of it makes
 WORKSPACE = "/workspace"  # the volume, which outlives a stop
 
 # official; its PyTorch is the one of requirements.txt
@@ -57,10 +56,17 @@ def start_command(stop_after: float, train: str) -> str:
     if stop_after:
         parts.append(f"(sleep {round(stop_after * 3600)}; {STOP}) &")
     if train:
+        if not the_book.REPOSITORY:
+            raise RentalError(
+                "a pod cannot fetch the book: its address is not set",
+                "make address URL=https://... names a repository that you trust; or "
+                "leave --train out, and copy the book there yourself",
+            )
+        folder = the_book.FOLDER
         # a pod that was stopped has its clone still
-        clone = f"([ -d {BOOK} ] || git clone {REPOSITORY})"
+        clone = f"([ -d {folder} ] || git clone {the_book.REPOSITORY} {folder})"
         # stops also when the set-up fails: a pod that does nothing is billed, too
-        job = f"({clone} && cd {BOOK} && make pod && {train}; "
+        job = f"({clone} && cd {folder} && make pod && {train}; "
         job += f"touch {WORKSPACE}/ended; {STOP})"
         once = f"(cd {WORKSPACE}; [ -e ended ] || {job})"
         parts.append(f"{once} >> {WORKSPACE}/train.log 2>&1 &")
@@ -140,7 +146,7 @@ def copy_command(address: tuple[str, int], folder: str, rsync: bool) -> list[str
     """
     host, port = address
     here = folder.rstrip("/")
-    there = f"root@{host}:{WORKSPACE}/{BOOK}/{folder.strip('/')}"
+    there = f"root@{host}:{WORKSPACE}/{the_book.FOLDER}/{folder.strip('/')}"
     if rsync:
         return ["rsync", "-avz", "-e", f"ssh -p {port}", f"{there}/", f"{here}/"]
     return ["scp", "-r", "-P", str(port), f"{there}/.", folder]

@@ -126,14 +126,16 @@ def dumps(record: dict[str, Any]) -> bytes:
 
 
 def runs_folder(start: Path | None = None) -> Path:
-    """book/runs of the checkout around `start` (the working directory), or of the one
-    that holds the package. Raises DataError where there is neither.
+    """book/runs of the checkout around `start` (the working directory), else of the one
+    that holds the package, else what a wheel carries of it. Raises DataError where
+    there is none of them.
     """
     here = Path(start or ".").resolve()
-    for folder in (here, *here.parents, *PACKAGE.parents):
-        runs = folder / "book" / "runs"
-        if runs.is_dir():
-            return runs
+    for folder in (here, *here.parents, *PACKAGE.parents, PACKAGE):
+        book = folder / "book"
+        # Somebody else's folder may have the same name.
+        if (book / "claims.yml").is_file() and (book / "runs").is_dir():
+            return book / "runs"
     raise DataError(
         "there is no folder book/runs here",
         "clone the book's repository: the records live there",
