@@ -24,7 +24,8 @@ KEYS = (
     "verdict",
     "chapter",
 )
-CONFIRMED, REFUTED, UNTESTED = VERDICTS = ("confirmed", "refuted", "not tested")
+VERDICTS = ("confirmed", "refuted", "not shown", "not tested")
+CONFIRMED, REFUTED, NOT_SHOWN, UNTESTED = VERDICTS
 
 
 def load(path: Path = FILE) -> list[dict]:
@@ -66,17 +67,18 @@ def within(ours, published, tolerance) -> str:
 
 
 def at_least(ours, published, tolerance) -> str:
-    """The whole 95% interval {low, high} must reach `tolerance`; one that lies on both
-    sides of it decides nothing.
+    """The whole 95% interval {low, high} must reach `tolerance`. One that lies below
+    refutes a number that was published; where the bar is ours, the claim is merely not
+    shown by this model. One on both sides of the bar does not show it either.
 
-    Neither does one whose record says that the claim does not apply: {low, high,
-    applies: false}.
+    A record may say that the claim does not apply: {low, high, applies: false}.
     """
     if not ours.get("applies", True):
         return UNTESTED
     if ours["low"] >= tolerance:
         return CONFIRMED
-    return REFUTED if ours["high"] < tolerance else UNTESTED
+    is_excluded = ours["high"] < tolerance and published is not None
+    return REFUTED if is_excluded else NOT_SHOWN
 
 
 RULES = {"within": within, "at_least": at_least}

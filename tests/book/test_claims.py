@@ -70,21 +70,21 @@ def test_within(ours, verdict):
 
 
 @pytest.mark.parametrize(
-    "low, high, verdict",
+    "low, high, verdict, of_a_published_number",
     [
-        (0.1, 0.2, "confirmed"),
-        (0.11, 0.2, "confirmed"),
-        (0.0, 0.2, "not tested"),
-        (-0.2, 0.0999, "refuted"),
-        (-0.2, 0.1, "not tested"),
+        (0.1, 0.2, "confirmed", "confirmed"),
+        (0.11, 0.2, "confirmed", "confirmed"),
+        (0.0, 0.2, "not shown", "not shown"),
+        (-0.2, 0.0999, "not shown", "refuted"),
+        (-0.2, 0.1, "not shown", "not shown"),
     ],
 )
-def test_at_least(low, high, verdict):
-    assert claims.at_least({"low": low, "high": high}, None, 0.1) == verdict
-    assert (
-        claims.at_least({"low": low, "high": high, "applies": False}, None, 0.1)
-        == "not tested"
-    )
+def test_at_least(low, high, verdict, of_a_published_number):
+    ours = {"low": low, "high": high}
+    assert claims.at_least(ours, None, 0.1) == verdict
+    assert claims.at_least(ours, 0.3, 0.1) == of_a_published_number
+    does_not_apply = ours | {"applies": False}
+    assert claims.at_least(does_not_apply, None, 0.1) == "not tested"
 
 
 # --- the checks find what they are for ---
