@@ -22,7 +22,23 @@ endif
 endif
 READY ?= $(VENV)/.ready
 
+# To render the pages takes a small environment; where the whole one is there already, that is taken.
+SITE := .venv-site
+ifeq ($(READY),given)
+PAGES_READY := given
+PAGES_BIN := $(BIN)
+else ifneq ($(wildcard $(VENV)/.ready),)
+PAGES_READY := $(READY)
+PAGES_BIN := $(BIN)
+else
+PAGES_READY := $(SITE)/.ready
+PAGES_BIN := $(SITE)/bin
+endif
+
 PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
+
+NEW_ENOUGH = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest address \
@@ -31,16 +47,16 @@ PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/
 book: _build/html/index.html ## build the site from the committed outputs
 	@echo "The book: _build/html/index.html"
 
-_build/html/index.html: $(PAGES) | $(READY)
+_build/html/index.html: $(PAGES) | $(PAGES_READY)
 	@echo "Building the site: about half a minute. No notebook is executed."
-	@$(BIN)/python book/tools/build.py vendor
-	@$(BIN)/jupyter-book build . -n -W --keep-going -q \
+	@$(PAGES_BIN)/python book/tools/build.py vendor
+	@$(PAGES_BIN)/jupyter-book build . -n -W --keep-going -q \
 	  || { rm -rf _build/.doctrees $@; echo "The site has warnings: see above" >&2; exit 1; }
 	@touch $@
 
 serve: book ## build the site and serve it on this machine (PORT=8000)
 	@echo "Serving http://127.0.0.1:$(PORT)/ until Ctrl-C"
-	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+	@$(PAGES_BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 test: $(READY) ## unit tests, every notebook, the site in a browser
 	@echo "Testing the package, then every notebook, then the site: about 8 minutes on 2 cores."
@@ -133,10 +149,13 @@ given:
 	@$(BIN)/python book/tools/check_environment.py --quiet
 
 $(VENV)/.ready: requirements.txt pyproject.toml
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
-	@echo "Installing the pinned requirements into $(VENV): 2 to 5 minutes the first time, about 2.5 GB."
+	@$(NEW_ENOUGH)
 	@$(PY) -m venv $(VENV)
-	@$(INSTALL) -r requirements.txt
-	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python book/tools/install.py everything
+	@touch $@
+
+$(SITE)/.ready: requirements.txt
+	@$(NEW_ENOUGH)
+	@$(PY) -m venv $(SITE)
+	@$(SITE)/bin/python book/tools/install.py site
 	@touch $@

@@ -17,7 +17,6 @@ import nbformat
 
 import offline
 import pairs
-import student
 from checks import CHECKS, book_problems, is_stale, stamp_of
 from pairs import ROOT, keep, notebooks, read_notebook, write_notebook
 
@@ -162,6 +161,8 @@ def command_vendor(args) -> int:
 
 
 def command_student(args) -> int:
+    import student  # it needs nbconvert, which the pages do not
+
     copies = student.write_copies(chosen(args.names, notebooks()))
     folder = copies[0].parent.relative_to(ROOT)
     print(f"{len(copies)} student copies, without solutions and outputs, in {folder}/")

@@ -1,0 +1,119 @@
+"""What is installed where: no CUDA where there is no card for it, and no PyTorch at all
+to render the pages.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import install
+
+WITHOUT_CUDA = ["--index-url", install.CPU_INDEX]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says what machine this is: its system, whether a card and an index are there."""
+
+    def be(system="Linux", kind="x86_64", card=False, index=True):
+        monkeypatch.setattr(platform, "system", lambda: system)
+        monkeypatch.setattr(platform, "machine", lambda: kind)
+        monkeypatch.setattr(install, "has_nvidia_card", lambda: card)
+        monkeypatch.setattr(install, "answers", lambda address: index)
+
+    return be
+
+
+def test_the_site_needs_no_pytorch():
+    said, commands = install.commands("site")
+    (command,) = commands
+    names = [pin.partition("==")[0] for pin in command if "==" in pin]
+    assert names == ["jupytext", "jupyter-book"]
+    assert "no PyTorch" in said
+
+
+@pytest.mark.parametrize(
+    "about, first, size",
+    [
+        ({}, True, install.CPU_SIZE),
+        ({"kind": "aarch64"}, True, install.CPU_SIZE),
+        ({"card": True}, False, install.CUDA_SIZE),
+        ({"card": True, "index": False}, False, install.CUDA_SIZE),
+        ({"index": False}, False, install.CUDA_SIZE),
+        ({"system": "Darwin", "kind": "arm64"}, False, install.CPU_SIZE),
+    ],
+    ids=str,
+)
+def test_pytorch_comes_without_cuda_where_no_card_is(machine, about, first, size):
+    machine(**about)
+    said, commands = install.commands("everything")
+    assert size in said
+    (torch,) = install.pins(("torch",))
+    assert ([torch, *WITHOUT_CUDA] == commands[0][-3:]) is first
+    *_, requirements, package = commands
+    assert requirements[-2:] == ["-r", str(install.ROOT / "requirements.txt")]
+    assert package[-2:] == ["-e", str(install.ROOT)]
+    assert len(commands) == 2 + first
+
+
+def test_pins_are_those_of_the_file():
+    pins = install.pins()
+    text = (install.ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert len(pins) == sum("==" in line for line in text.splitlines())
+    assert all(pin.count("==") >= 1 for pin in pins)
+
+
+@pytest.mark.parametrize(
+    "script, found",
+    [
+        ("echo 'GPU 0: NVIDIA RTX A6000'", True),
+        ("echo 'No devices were found'", False),
+        ("echo 'GPU access blocked'; exit 9", False),
+    ],
+)
+def test_a_card_is_what_the_driver_says(tmp_path, monkeypatch, script, found):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(program))
+    assert install.has_nvidia_card() is found
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not install.has_nvidia_card()
+
+
+def test_a_place_where_nobody_is_does_not_answer():
+    assert not install.answers("http://127.0.0.1:9/")
+
+
+def test_a_failed_command_ends_it(monkeypatch, capsys):
+    monkeypatch.setattr(
+        install, "commands", lambda what: ("it", [["false"], ["touch", "never"]])
+    )
+    ran = []
+
+    def run(command):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert install.main(["site"]) == 1 and ran == [["false"]]
+    assert install.main(["both"]) == 2
+    assert "Installing it into" in capsys.readouterr().out
+
+
+def test_the_tools_that_build_the_site_import_nothing_else():
+    """The site's environment lacks PyTorch, nbconvert's extras, and the package."""
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, 'book/tools')\n"
+        "for name in ('torch', 'tilelli_nb', 'nbval', 'pytest', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "import build, pages\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=install.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
