@@ -1,0 +1,134 @@
+"""How a conversation becomes bytes.
+
+    USER: What is the capital of France?
+    TILELLI: Paris.<byte 0>
+
+A turn is a prompt, an answer and byte 0; turns follow each other without a gap. The two
+role tags and byte 0 are all the structure there is, so whatever a reader types must not
+be able to add any: clean_question sees to that.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.tokenizer import ByteTokenizer
+from ..errors import DataError
+
+# The context has 256 bytes: 80 are left for the answer.
+MAX_QUESTION = 160
+MAX_PROMPT = 176
+MAX_ROW = 256
+IGNORED = -100  # a target that counts nowhere: cross_entropy's ignore_index
+END = b"\0"
+
+# Also where blanks stand between the letters: they may have been line breaks.
+ROLE_TAG = re.compile(r"(u\s*s\s*e\s*r|t\s*i\s*l\s*e\s*l\s*l\s*i)(\s*):", re.IGNORECASE)
+
+
+class Cleaned(NamedTuple):
+    """A question that is safe to put into the template, and what was done to it."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
+def defuse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Takes from `text` all that could be mistaken for structure: control characters
+    and line breaks become spaces, half a surrogate pair becomes U+FFFD, and the colon
+    of a role tag becomes a comma. Returns the text, and a note for each of the three.
+    """
+    notes = []
+    whole = re.sub(r"[\ud800-\udfff]", "\ufffd", text)
+    if whole != text:
+        notes.append("characters that are not valid were replaced")
+    plain = "".join(" " if unicodedata.category(c) == "Cc" else c for c in whole)
+    plain = " ".join(plain.split())
+    if plain != " ".join(whole.split(" ")).strip():
+        notes.append("line breaks and control characters became spaces")
+    safe = ROLE_TAG.sub(r"\1\2,", plain)
+    if safe != plain:
+        notes.append("role tags lost their colon")
+    return safe, tuple(notes)
+
+
+def clean_question(text: str) -> Cleaned:
+    """Makes a question fit for the template, whatever it holds.
+
+    It has no byte 0, no control character, no line break and no role tag, and at most
+    160 bytes: of a longer one the last 160 are kept, from the first whole character on.
+    `notes` says what was changed, in words for the reader; it is empty where only
+    blanks at the ends were.
+    """
+    safe, notes = defuse(text)
+    data = safe.encode("utf-8")
+    if len(data) > MAX_QUESTION:
+        # "ignore" drops the rest of a character that the cut went through
+        safe = data[-MAX_QUESTION:].decode("utf-8", errors="ignore").lstrip()
+        notes += (f"only the last {MAX_QUESTION} bytes of the question were kept",)
+    if not safe:
+        notes += ("the question is empty",)
+    return Cleaned(safe, notes)
+
+
+def prompt_bytes(question: str) -> bytes:
+    """The bytes before an answer, with the question cleaned: at most 176."""
+    return f"USER: {clean_question(question).text}\nTILELLI: ".encode()
+
+
+def answer_bytes(answer: str) -> bytes:
+    """The bytes of an answer, defused as a question is, and its byte 0."""
+    return defuse(answer)[0].encode() + END
+
+
+def encode_prompt(question: str, history: Sequence[tuple[str, str]] = ()) -> Tensor:
+    """What the model reads before it answers: byte ids, shape (T,), T at most 176.
+
+    `history` holds earlier turns as (question, answer), the oldest first. The oldest
+    whole turns are dropped until the rest and the prompt fit. Answers are cleaned too:
+    they may come from anywhere.
+    """
+    kept = prompt_bytes(question)
+    for earlier, answer in reversed(history):
+        longer = prompt_bytes(earlier) + answer_bytes(answer) + kept
+        if len(longer) > MAX_PROMPT:
+            break
+        kept = longer
+    return torch.tensor(ByteTokenizer().encode(kept), dtype=torch.long)
+
+
+def row_length(turns: Sequence[tuple[str, str]]) -> int:
+    """How many bytes a conversation has in the template."""
+    return sum(len(prompt_bytes(q)) + len(answer_bytes(a)) for q, a in turns)
+
+
+def encode_row(turns: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """One conversation to learn from: (ids, targets), both of shape (bytes - 1,).
+
+    The target at position i is byte i + 1, where that byte belongs to an answer or is
+    the byte 0 that ends one, and -100 elsewhere: the model learns to answer, not to
+    ask. The last byte 0 is a target and never an input.
+
+    Raises DataError for no turns at all, and for more than 256 bytes.
+    """
+    if not turns:
+        raise DataError("a conversation without turns", "give at least one turn")
+    data = b""
+    is_answer: list[bool] = []
+    for question, answer in turns:
+        prompt, reply = prompt_bytes(question), answer_bytes(answer)
+        data += prompt + reply
+        is_answer += [False] * len(prompt) + [True] * len(reply)
+    if len(data) > MAX_ROW:
+        raise DataError(
+            f"a conversation of {len(data)} bytes does not fit the {MAX_ROW} of a row",
+            "shorten it, or leave out its first turns",
+        )
+    everything = torch.tensor(ByteTokenizer().encode(data), dtype=torch.long)
+    counts = torch.tensor(is_answer)
+    targets = everything.masked_fill(~counts, IGNORED)
+    return everything[:-1], targets[1:]
