@@ -47,3 +47,7 @@ class RentalError(TilelliError):
 
 class MissingDependency(TilelliError):
     """A library that this one function needs and that is not installed."""
+
+
+class EvaluationError(TilelliError):
+    """A measure that is undefined for what it was given."""

@@ -27,7 +27,9 @@ class Inventor:
         self.makers: dict[str, Callable[[], str]] = {
             "country": self.country,
             "city": self.city,
-            "title": lambda: f"The {self.a('adjectives').title()} {self.a('title_nouns')}",
+            "title": lambda: (
+                f"The {self.a('adjectives').title()} {self.a('title_nouns')}"
+            ),
             "animal": lambda: self.thing_or_word("animal"),
             "thing": lambda: self.thing_or_word("thing"),
             "noun": self.word,

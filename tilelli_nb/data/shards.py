@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -261,6 +261,7 @@ class Shards:
     train: Split
     val: Split
     manifest: dict[str, Any]
+    kind: ClassVar[str] = "train"  # of a run on it
 
     def batch(
         self, rows: int, context: int, generator: torch.Generator

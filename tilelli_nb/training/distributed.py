@@ -52,19 +52,21 @@ class Processes:
         """Whether this one writes the files."""
         return self.rank == 0
 
-    def share(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """This process's rows of x and targets: every process draws the same batch and
-        keeps its own part.
+    def share(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """This process's rows of each tensor of a batch: every process draws the same
+        batch and keeps its own part.
         """
-        rows = len(batch[0])
-        if rows % self.world:
-            raise ConfigError(
-                f"a batch of {rows} does not divide among {self.world} processes",
-                "choose a batch that is a multiple of their number",
-            )
-        each = rows // self.world
-        mine = slice(self.rank * each, (self.rank + 1) * each)
-        return tuple(part[mine] for part in batch)
+        mine = []
+        for part in batch:
+            rows = len(part)
+            if rows % self.world:
+                raise ConfigError(
+                    f"a batch of {rows} does not divide among {self.world} processes",
+                    "choose a batch that is a multiple of their number",
+                )
+            each = rows // self.world
+            mine.append(part[self.rank * each : (self.rank + 1) * each])
+        return tuple(mine)
 
     def loss_terms(self, lm, compiled: bool) -> Callable:
         """lm.loss_terms, compiled if wanted; between several processes its backward

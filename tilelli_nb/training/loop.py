@@ -247,7 +247,7 @@ class Run:
             self.config = self.config.with_train(steps=steps_in(minutes, self))
         self.record = records.new_record(
             self.out.resolve().name,
-            "train",
+            self.shards.kind,
             config=self.config.to_dict(),
             seed=self.settings.seed,
             notes=notes,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
+from ..model.network import IGNORE
 from .muon import Muon, MuonWithAdamW
 
 
@@ -97,16 +98,41 @@ def update(
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """One step on x and targets (batch, T): gradients summed over micro-batches,
-    clipped, applied.
+    clipped, applied. A batch may have more such pairs, of other sizes: each is averaged
+    by itself, and their gradients add up.
 
     The loss and balance of the step, its gradient norm and the router's use (blocks, 3)
-    come back as tensors: nothing here waits for a GPU. `loss_terms` stands in for the
-    model's own: compiled, or averaging between processes. With `precision` "bf16" the
-    products are in bf16; weights, sums and the optimizer stay in fp32.
+    of the first pair come back as tensors: nothing here waits for a GPU. `loss_terms`
+    stands in for the model's own: compiled, or averaging between processes. With
+    `precision` "bf16" the products are in bf16; weights, sums and the optimizer stay in
+    fp32.
     """
-    x, targets = batch
-    device = next(lm.parameters()).device
     compute = loss_terms or lm.loss_terms
+    totals = []
+    for x, targets in zip(batch[::2], batch[1::2], strict=True):
+        totals.append(add_gradients(lm, compute, x, targets, config, precision))
+    # A batch that is unlike all others moves the weights no further than this.
+    norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return {**totals[0], "grad_norm": norm}
+
+
+def add_gradients(
+    lm,
+    compute: Callable,
+    x: Tensor,
+    targets: Tensor,
+    config: TrainConfig,
+    precision: str,
+) -> dict[str, Tensor]:
+    """Adds the gradients of x and targets (rows, T), averaged over the predicted bytes,
+    to those that are there. Returns their loss, balance and router use.
+    """
+    device = next(lm.parameters()).device
+    predicted = int((targets != IGNORE).sum())  # padding is not
     micro_batches = zip(
         x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
     )
@@ -117,17 +143,11 @@ def update(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             terms = compute(some_x, some_targets)
         # Divided by the whole batch: the gradients of its parts add up.
-        terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
-        total["loss"] += terms.nats.detach() / targets.numel()
+        terms.objective(config.balance_weight, predicted, len(x)).backward()
+        total["loss"] += terms.nats.detach() / predicted
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)
-    # A batch that is unlike all others moves the weights no further than this.
-    norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_ratio", 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    return {**total, "grad_norm": norm}
+    return total
 
 
 def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:

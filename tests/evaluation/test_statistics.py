@@ -1,0 +1,137 @@
+"""The measures of chapters 11 and 12, against values worked out by hand and against
+scikit-learn.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tilelli_nb.errors import EvaluationError
+from tilelli_nb.evaluation.statistics import (
+    auroc,
+    best_threshold,
+    bootstrap,
+    risk_coverage,
+    share,
+)
+
+
+def test_auroc_by_hand_with_ties():
+    # pairs (positive, negative): (3,1) won, (3,2) won, (2,1) won, (2,2) tied
+    assert auroc([3, 2, 1, 2], [True, True, False, False]) == 3.5 / 4
+    assert auroc([1, 2], [True, False]) == 0.0
+    assert auroc([5, 5, 5], [True, False, True]) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_auroc_is_scikit_learns(seed):
+    dice = np.random.default_rng(seed)
+    n = int(dice.integers(2, 200))
+    scores = dice.integers(0, 12, n) / 7  # many ties
+    positive = dice.random(n) < dice.random()
+    positive[:2] = True, False
+    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+
+
+@pytest.mark.parametrize("positive", [[True, True], [False, False], []])
+def test_auroc_of_one_class_is_undefined(positive):
+    with pytest.raises(EvaluationError, match="no order"):
+        auroc([0.5] * len(positive), positive)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    """Of a share of 0.3 in samples of 100: 95% of the intervals, give or take what 200
+    repetitions can tell.
+    """
+    dice = np.random.default_rng(7)
+    held = 0
+    for repetition in range(200):
+        sample = dice.random(100) < 0.3
+        found = bootstrap(share, sample, resamples=200, seed=repetition)
+        assert found.value == sample.mean()
+        held += found.low <= 0.3 <= found.high
+    assert 0.89 <= held / 200 <= 0.99
+
+
+def test_an_interval_has_the_width_of_theory():
+    sample = np.arange(400) < 100  # a share of a quarter
+    found = bootstrap(share, sample, resamples=4000)
+    half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
+    assert found.low == pytest.approx(0.25 - half, abs=0.006)
+    assert found.high == pytest.approx(0.25 + half, abs=0.006)
+    assert bootstrap(share, sample) == bootstrap(share, sample)
+    assert bootstrap(share, sample) != bootstrap(share, sample, seed=1)
+
+
+def test_columns_are_drawn_together():
+    """Rows stay rows: scores that are the outcomes keep their perfect order."""
+    positive = np.arange(30) % 3 == 0
+    found = bootstrap(auroc, positive.astype(float), positive, resamples=100)
+    assert found == (1.0, 1.0, 1.0)
+
+
+def test_a_resample_without_one_class_is_drawn_again():
+    positive = np.array([True, False, False, False])
+    found = bootstrap(auroc, [4.0, 1.0, 2.0, 3.0], positive, resamples=50)
+    assert found == (1.0, 1.0, 1.0)
+
+
+def test_risk_and_coverage_by_hand():
+    # surest first: right, wrong, right, wrong
+    curve = risk_coverage([0.9, 0.6, 0.8, 0.1], [True, True, False, False])
+    assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curve.risk.tolist() == [0, 1 / 2, 1 / 3, 2 / 4]
+    assert curve.threshold.tolist() == [0.9, 0.8, 0.6, 0.1]
+    assert curve.area == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+
+
+def test_among_ties_nobody_can_choose():
+    # one sure and right; two tied, of which one is wrong: half a mistake each
+    curve = risk_coverage([0.9, 0.5, 0.5], [True, False, True])
+    assert curve.risk.tolist() == [0, 0.5 / 2, 1 / 3]
+    other = risk_coverage([0.5, 0.5, 0.9], [True, False, True])
+    assert other.risk.tolist() == curve.risk.tolist()
+    level = risk_coverage([0.5] * 4, [True, False, False, False])
+    assert level.risk.tolist() == [0.75] * 4
+
+
+def test_confidence_without_knowledge_leaves_the_risk_as_it_is():
+    dice = np.random.default_rng(0)
+    right = dice.random(4000) < 0.6
+    curve = risk_coverage(dice.random(4000), right)
+    assert curve.area == pytest.approx(1 - right.mean(), abs=0.03)
+    perfect = risk_coverage(right.astype(float), right)
+    assert perfect.risk[: right.sum()].max() == 0
+
+
+def test_no_answers_have_no_curve():
+    with pytest.raises(EvaluationError):
+        risk_coverage([], [])
+    with pytest.raises(EvaluationError):
+        share([])
+
+
+def test_the_threshold_by_hand():
+    # better to answer: 0.9, 0.7, 0.4; better to refuse: 0.5, 0.2
+    confidence = [0.9, 0.7, 0.4, 0.5, 0.2]
+    better = [True, True, True, False, False]
+    # At 0.3: one of two wrongly answered (0.5). At 0.6: one of three wrongly refused
+    # (0.33), which is fewest.
+    assert best_threshold(confidence, better) == pytest.approx(0.6)
+    assert best_threshold([1, 2, 3, 4], [False, False, True, True]) == 2.5
+
+
+def test_both_kinds_weigh_the_same():
+    """Ninety questions that want an answer do not outvote ten that want none."""
+    confidence = [0.8] * 45 + [0.4] * 45 + [0.6] * 10
+    better = [True] * 90 + [False] * 10
+    # At 0.5: half of the answers lost, all refusals missed: 1.5. At 0.7: 0.5.
+    assert best_threshold(confidence, better) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("better", [[True, True], [False, False]])
+def test_a_threshold_needs_both_kinds(better):
+    with pytest.raises(EvaluationError, match="one kind"):
+        best_threshold([0.1, 0.2], better)

@@ -1,0 +1,103 @@
+"""Conversations as batches to learn from, with text of the pretraining beside them, so
+that it is not forgotten. They stand where Shards stand in the training loop.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.shards import Shards
+from ..errors import DataError
+from .template import IGNORED, encode_row
+
+POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
+TEXT_SHARE = 0.25  # rows of text for each conversation
+
+
+class ChatRows:
+    """Conversations, and the text whose memory they would overwrite.
+
+    A batch is two rectangles: conversations, one a row, filled up with padding whose
+    target is -100, and windows of the text.
+    """
+
+    kind = "sft"  # of a run on it
+
+    def __init__(
+        self,
+        conversations: Sequence[Sequence[tuple[str, str]]],
+        text: Shards,
+        source: str,
+    ) -> None:
+        """`conversations` hold their turns, (question, answer) each; `source` says in a
+        few words where they come from. Raises DataError for none at all, or for one of
+        more than 256 bytes.
+        """
+        if not conversations:
+            raise DataError("there are no conversations", "give at least one")
+        self.rows = [encode_row(turns) for turns in conversations]
+        self.text, self.source = text, source
+        # what the loop asks of shards: the text is what it evaluates on
+        self.train, self.val, self.folder = text.train, text.val, text.folder
+
+    def batch(
+        self, rows: int, context: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Random conversations, x and targets (rows, T), and random windows of the
+        text, x and targets (a quarter as many, context).
+
+        Rows of nearly equal length come together, because padding costs as much time as
+        text: of eight times as many, sorted by length, one eighth is taken.
+        """
+        drawn = torch.randint(
+            len(self.rows), (POOL * rows,), generator=generator, device="cpu"
+        )
+        pool = sorted(drawn.tolist(), key=lambda number: len(self.rows[number][0]))
+        part = int(torch.randint(POOL, (), generator=generator, device="cpu"))
+        chosen = [self.rows[number] for number in pool[part * rows : (part + 1) * rows]]
+        length = max(len(ids) for ids, _ in chosen)
+        if length > context:
+            raise DataError(
+                f"a conversation of {length} bytes, and a context of {context}",
+                "train a model of a longer context, such as nano",
+            )
+        x = [F.pad(ids, (0, length - len(ids))) for ids, _ in chosen]
+        targets = [
+            F.pad(wanted, (0, length - len(wanted)), value=IGNORED)
+            for _, wanted in chosen
+        ]
+        text_rows = max(1, round(TEXT_SHARE * rows))
+        text = self.text.batch(text_rows, context, generator)
+        return torch.stack(x), torch.stack(targets), *text
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says about its data: of the text, and of the rows."""
+        digest = hashlib.sha256()
+        for ids, targets in self.rows:
+            digest.update(ids.numpy().tobytes() + targets.numpy().tobytes())
+        return self.text.describe() | {
+            "source": f"{self.source}, and {self.text.describe()['source']}",
+            "conversations": len(self.rows),
+            "conversations_sha256": digest.hexdigest(),
+        }
+
+    def as_described(self, data: dict[str, Any]) -> "ChatRows":
+        """These rows, with the text that `data`, a `describe()` of before, was about.
+
+        Raises DataError when either is not the same any more.
+        """
+        self.text = self.text.as_described(data)
+        if self.describe()["conversations_sha256"] != data["conversations_sha256"]:
+            raise DataError(
+                "these are not the conversations that the run was started on",
+                "resume with the same ones: the same --pairs and --pairs-seed",
+            )
+        return self
+
+    def grown(self, train: int | None = None) -> None:
+        """Nothing is added while a model learns to chat."""
+        return None

@@ -1,0 +1,135 @@
+"""Three measures for scores and outcomes: how well a score tells right from wrong, what
+is left when the doubtful is left out, and how sure all that is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import EvaluationError
+
+RESAMPLES = 1000
+
+
+class Interval(NamedTuple):
+    """A value, and the range in which 95% of its resamples lie."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """The chance that a positive case has a higher score than a negative one; a tie
+    counts half. 0.5 is no knowledge, 1.0 perfect order.
+
+    `scores` and `positive` (n,). Raises EvaluationError without a case of each class.
+    """
+    scores, positive = np.asarray(scores, float), np.asarray(positive, bool)
+    ups, downs = scores[positive], np.sort(scores[~positive])
+    if len(ups) == 0 or len(downs) == 0:
+        raise EvaluationError(
+            f"{len(ups)} positive and {len(downs)} negative cases have no order",
+            "measure at least one of each",
+        )
+    # of each positive score: how many negative ones are below, and how many not above
+    below = np.searchsorted(downs, ups, side="left")
+    not_above = np.searchsorted(downs, ups, side="right")
+    wins = (below + not_above) / 2  # what lies between the two is tied
+    return float(wins.sum() / (len(ups) * len(downs)))
+
+
+def bootstrap(
+    measure: Callable[..., float],
+    *columns: Sequence,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The 95% interval of measure(*columns) when the cases (rows) are drawn again, with
+    replacement. Source: Efron and Tibshirani 1993, the percentile interval.
+
+    A resample for which the measure is undefined (an EvaluationError) is drawn again.
+    """
+    arrays = [np.asarray(column) for column in columns]
+    value = measure(*arrays)
+    dice = np.random.default_rng(seed)
+    n, found = len(arrays[0]), []
+    while len(found) < resamples:
+        rows = dice.integers(n, size=n)
+        try:
+            found.append(measure(*(array[rows] for array in arrays)))
+        except EvaluationError:
+            continue
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def share(outcomes: Sequence[bool]) -> float:
+    """The share that is true. Raises EvaluationError for none at all."""
+    if len(outcomes) == 0:
+        raise EvaluationError("a share of no cases", "measure at least one")
+    return float(np.mean(outcomes))
+
+
+class RiskCoverage(NamedTuple):
+    """What happens when only the surest answers are given, for each number of them."""
+
+    coverage: np.ndarray  # (n,) share of the questions that is answered
+    risk: np.ndarray  # (n,) share of those answers that is wrong
+    threshold: np.ndarray  # (n,) the least confidence among them
+
+    @property
+    def area(self) -> float:
+        """The average risk over all coverages: lower is better."""
+        return float(self.risk.mean())
+
+
+def risk_coverage(confidence: Sequence[float], right: Sequence[bool]) -> RiskCoverage:
+    """Answers the surest question first, then the next: the risk after each (n,).
+
+    Among equal confidences nobody can choose, so each of them counts as wrong as they
+    are on average. Source: El-Yaniv and Wiener 2010. Raises EvaluationError without a
+    case.
+    """
+    confidence = np.asarray(confidence, float)
+    wrong = 1.0 - np.asarray(right, float)
+    if len(confidence) == 0:
+        raise EvaluationError("a curve of no answers", "measure at least one")
+    order = np.argsort(-confidence, kind="stable")
+    confidence, wrong = confidence[order], wrong[order]
+    # the average of each run of equal confidences, for all of its members
+    _, tie, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = (np.bincount(tie, wrong) / sizes)[tie]
+    answered = np.arange(1, len(wrong) + 1)
+    return RiskCoverage(
+        coverage=answered / len(wrong),
+        risk=np.cumsum(wrong) / answered,
+        threshold=confidence,
+    )
+
+
+def best_threshold(
+    confidence: Sequence[float], answer_is_better: Sequence[bool]
+) -> float:
+    """The threshold at or above which one should answer, so that the two kinds of
+    mistakes together are rarest: to answer where a refusal was due, and to refuse where
+    an answer was.
+
+    Half-way between the two confidences that it divides. Each class weighs the same,
+    whatever its size. Raises EvaluationError without a case of each.
+    """
+    confidence = np.asarray(confidence, float)
+    better = np.asarray(answer_is_better, bool)
+    if better.all() or not better.any():
+        raise EvaluationError(
+            "all cases are of one kind", "calibrate on answers and refusals"
+        )
+    levels = np.unique(confidence)
+    # below all, between each two neighbours, above all
+    cuts = np.concatenate(
+        [[levels[0] - 1e-9], (levels[1:] + levels[:-1]) / 2, [levels[-1] + 1e-9]]
+    )
+    answered = confidence >= cuts[:, None]  # (cuts, n)
+    mistakes = (~answered[:, better]).mean(1) + answered[:, ~better].mean(1)
+    return float(cuts[mistakes.argmin()])

@@ -1,0 +1,234 @@
+"""A conversation: a question in, an answer out byte by byte, and how sure the model was
+of it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..chat.template import clean_question, encode_prompt
+from ..data.tokenizer import ByteTokenizer
+from ..errors import CheckpointError, GenerationError
+from ..files import write_atomic
+from .decoding import prefill_prompt
+from .sampling import Sampling, sample_next
+
+END = 0  # the byte that ends an answer
+MAX_ANSWER = 80  # bytes: what a prompt of 176 leaves of the context
+FIRST = 4  # bytes of an answer that decide: what comes after follows from them
+REFUSAL = "I don't know."
+GATE_FILE = "gate.json"
+
+
+class Spoken(NamedTuple):
+    """One byte of an answer, and the two largest probabilities that the model gave when
+    it was drawn, before any temperature.
+    """
+
+    byte: int
+    top: float
+    second: float
+
+
+class Reply(NamedTuple):
+    """An answer, and what is known about it."""
+
+    text: str
+    spoken: list[Spoken]  # its bytes, with the one that ends it
+    notes: tuple[str, ...] = ()  # what was changed in the question
+    held_back: str | None = None  # what the model would have said, had the gate let it
+
+    @property
+    def margin(self) -> float:
+        """By how much the likeliest byte led, averaged over the first bytes: 0 to 1."""
+        return margin(self.spoken)
+
+    @property
+    def max_softmax(self) -> float:
+        """How probable the likeliest byte was, averaged over the first bytes."""
+        return max_softmax(self.spoken)
+
+
+def margin(spoken: Sequence[Spoken]) -> float:
+    """The mean lead of the likeliest byte over the second, in the first bytes."""
+    first = spoken[:FIRST]
+    return sum(byte.top - byte.second for byte in first) / max(len(first), 1)
+
+
+def max_softmax(spoken: Sequence[Spoken]) -> float:
+    """The mean of the largest probability in the first bytes."""
+    first = spoken[:FIRST]
+    return sum(byte.top for byte in first) / max(len(first), 1)
+
+
+SIGNALS = {"margin": margin, "max_softmax": max_softmax}
+
+
+class Gate(NamedTuple):
+    """Answers that the model is less sure of than this are not given."""
+
+    signal: str  # one of SIGNALS
+    threshold: float
+
+    def opens(self, spoken: Sequence[Spoken]) -> bool:
+        """Whether an answer that begins with these bytes may be given."""
+        return SIGNALS[self.signal](spoken) >= self.threshold
+
+
+def read_gate(folder: str | Path) -> Gate | None:
+    """The gate that lies beside a model, if there is one. Raises CheckpointError for a
+    file that holds something else.
+    """
+    path = Path(folder) / GATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        gate = Gate(values["signal"], float(values["threshold"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        gate = None
+    if gate is None or gate.signal not in SIGNALS:
+        raise CheckpointError(
+            f"{path.parent.name}/{GATE_FILE} is no gate",
+            'write it like {"signal": "margin", "threshold": 0.6}, or delete it',
+        )
+    return gate
+
+
+def write_gate(folder: str | Path, gate: Gate) -> None:
+    """Puts a gate beside a model."""
+    text = json.dumps(gate._asdict(), indent=2)
+    write_atomic(Path(folder) / GATE_FILE, text.encode() + b"\n")
+
+
+@torch.inference_mode()
+def speak(lm, prompt: Tensor, sampling: Sampling) -> Iterator[Spoken]:
+    """Yields the bytes of an answer as they are drawn, the one that ends it included:
+    prompt (T,) long.
+    """
+    form = lm.fast_form()
+    generator = sampling.generator(row=0)
+    state, logits = prefill_prompt(form, prompt.tolist(), rows=1)
+    for count in range(1, sampling.max_new + 1):
+        byte = sample_next(logits[0], sampling, generator)
+        top, second = logits[0].double().softmax(-1).topk(2).values.tolist()
+        yield Spoken(byte, top, second)
+        if byte == END:
+            return
+        if count < sampling.max_new:
+            x_t = torch.tensor([byte], device=state.window.device)
+            logits = form.step(x_t, state)
+
+
+class Conversation:
+    """Questions and answers with one model, which sees the latest of them again with
+    each question.
+
+    `temperature` 0 gives the likeliest answer. With a `gate`, answers that the model is
+    not sure of become "I don't know.": their first bytes are held back until it is
+    known. `history` may hold earlier turns, (question, answer) each.
+    """
+
+    def __init__(
+        self,
+        lm,
+        gate: Gate | None = None,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        max_new: int = MAX_ANSWER,
+        history: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        if not 1 <= max_new <= MAX_ANSWER:
+            raise GenerationError(
+                f"max_new = {max_new!r}",
+                f"an answer has 1 to {MAX_ANSWER} bytes: the question needs the rest",
+            )
+        self.lm, self.gate = lm, gate
+        self.sampling = Sampling(max_new, temperature, seed=seed)
+        self.history = list(history)
+        self.reply: Reply | None = None  # to the latest question
+
+    def ask(self, question: str) -> Reply:
+        """Returns the whole answer, and adds the turn to the history."""
+        for _ in self.stream(question):
+            pass
+        return self.reply
+
+    def stream(self, question: str) -> Iterator[str]:
+        """Yields the answer in pieces, never half a character. At the end `reply` has
+        the whole; whoever stops early leaves there what had been said.
+        """
+        cleaned = clean_question(question)
+        prompt = encode_prompt(question, self.history)
+        self.reply = Reply("", [], cleaned.notes)
+        said: list[str] = []
+        spoken: list[Spoken] = []
+        held_back = None
+        try:
+            source = speak(self.lm, prompt, self.sampling)
+            for piece in ByteTokenizer().stream(self.passed(source, spoken)):
+                said.append(piece)
+                yield piece
+            if self.gate and not self.gate.opens(spoken):
+                held_back = text_of(spoken)
+                said.append(REFUSAL)
+                yield REFUSAL
+        finally:  # also when nobody wants to hear the rest
+            text = "".join(said)
+            self.reply = Reply(text, spoken, cleaned.notes, held_back)
+            self.history.append((question, text))
+
+    def passed(self, source: Iterator[Spoken], spoken: list[Spoken]) -> Iterator[int]:
+        """The bytes of `source` that may be shown, as soon as that is known; all that
+        were drawn are noted in `spoken`.
+        """
+        waiting: list[int] = []  # drawn and not shown yet
+        is_open = self.gate is None
+        for one in source:
+            spoken.append(one)
+            if one.byte != END:
+                waiting.append(one.byte)
+            if not is_open and len(spoken) == FIRST:
+                is_open = self.gate.opens(spoken)
+                if not is_open:
+                    return
+            if is_open:
+                yield from waiting
+                waiting.clear()
+        if not is_open and self.gate.opens(spoken):  # fewer than FIRST
+            yield from waiting
+
+    def reset(self) -> None:
+        """Forgets all turns."""
+        self.history.clear()
+
+
+def text_of(spoken: Sequence[Spoken]) -> str:
+    """What these bytes say, without the one that ends them."""
+    return ByteTokenizer().decode(one.byte for one in spoken if one.byte != END)
+
+
+def chat(
+    lm,
+    history: str | Sequence[str],
+    temperature: float = 0.0,
+    seed: int | None = None,
+    max_new: int = MAX_ANSWER,
+    gate: Gate | None = None,
+) -> Reply:
+    """The model's answer to a question, or to a conversation: texts by turns, the
+    reader's first and last. Raises GenerationError for another number of them.
+    """
+    texts = [history] if isinstance(history, str) else list(history)
+    if len(texts) % 2 == 0:
+        raise GenerationError(
+            f"a conversation of {len(texts)} texts",
+            "give the reader's and the model's by turns, a question at the end",
+        )
+    turns = list(zip(texts[:-1:2], texts[1::2], strict=True))
+    conversation = Conversation(lm, gate, temperature, seed, max_new, turns)
+    return conversation.ask(texts[-1])
