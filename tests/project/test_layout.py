@@ -21,6 +21,7 @@ ORDER = [
     "training",
     "pretrained",
     "language_model",
+    "chat",
     "notebook",
     "extras",
     "cli",

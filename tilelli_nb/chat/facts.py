@@ -90,7 +90,9 @@ def lines(text: str | None) -> tuple[str, ...]:
 
 def items(text: str | None) -> tuple[str, ...]:
     """The entries of a list whose entries are separated by commas or line ends."""
-    return tuple(item.strip() for item in re.split(r"[,\n]", text or "") if item.strip())
+    return tuple(
+        item.strip() for item in re.split(r"[,\n]", text or "") if item.strip()
+    )
 
 
 def possessive(name: str) -> str:
@@ -119,7 +121,9 @@ def as_answer(text: str) -> str:
 
 def read_domain(name: str, parts: Mapping[str, str]) -> Domain:
     """A domain from its part of a file."""
-    phrasings = {use: lines(parts.get(use)) for use in ("ask", "check", "held", "follow")}
+    phrasings = {
+        use: lines(parts.get(use)) for use in ("ask", "check", "held", "follow")
+    }
     empty = Domain(name, phrasings, (), (), (), ())
     facts = []
     for line in lines(parts["facts"]):
