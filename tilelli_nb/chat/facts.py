@@ -138,7 +138,7 @@ def read_domain(name: str, parts: Mapping[str, str]) -> Domain:
 
 
 def read_talk(name: str, text: str) -> Domain:
-    """A domain whose facts have wordings of their own: `a | b check: c held: d => x`."""
+    """A domain whose facts have their own wordings: `a | b check: c held: d => x`."""
     facts = []
     for line in lines(text):
         wordings, _, answer = line.partition(" => ")

@@ -55,9 +55,8 @@ OPENINGS = (
 )
 # An opening or a "please" only fits before a question that begins like one.
 QUESTION_WORDS = frozenset(
-    ("what", "which", "who", "whose", "how", "where", "when", "why", "is", "are", "does")
-    + ("do", "can", "in", "on", "with", "of")
-)
+    ("what", "which", "who", "whose", "how", "where", "when", "why")
+    + ("is", "are", "does", "do", "can", "in", "on", "with", "of")
 )
 
 
