@@ -125,7 +125,7 @@ def restyle(question: str, rng: random.Random, *, openings: bool = True) -> str:
     chance = rng.random()
     if chance < 0.5:
         return question
-    bare = question.rstrip("?.!")
+    bare = question.rstrip("?.! ")
     if chance < 0.62:
         return bare
     if chance < 0.74:
@@ -236,7 +236,8 @@ class Maker:
 
     def follow(self, fact: Topic, inventor: Inventor, *, known: bool) -> Pair:
         """A short question that leans on the turn before it: "And of Spain?"."""
-        before = self.rng.choice(self.by_name[fact.domain].facts)
+        others = [f for f in self.by_name[fact.domain].facts if f.key != fact.key]
+        before = self.rng.choice(others)
         turn = (restyle(self.rng.choice(before.ask), self.rng), before.answer)
         if known:
             question = self.rng.choice(fact.follow)
