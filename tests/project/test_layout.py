@@ -22,6 +22,7 @@ ORDER = [
     "training",
     "pretrained",
     "language_model",
+    "chat",
     "notebook",
     "extras",
     "cli",

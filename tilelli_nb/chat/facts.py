@@ -100,16 +100,20 @@ def possessive(name: str) -> str:
     return name + ("'" if name.endswith("s") else "'s")
 
 
+def article_and(noun: str) -> str:
+    """ "a cow", "an owl", "a unicorn": the sound decides."""
+    return f"a {noun}" if noun.startswith("uni") else with_article(noun)
+
+
 def fill(phrasing: str, key: str) -> str:
     """Puts a key into a phrasing: {a} as it is, {a's} as an owner, {a_a} with "a" or
     "an"; {c} and {a_c} are what stands after ">" in the key.
     """
     a, _, c = key.partition(" > ")
-    slots = {"a": a, "a's": possessive(a), "c": c}
-    slots["a_a"] = slots["A_a"] = with_article(a)
-    slots["A"] = a
+    slots = {"a": a, "A": a, "a's": possessive(a), "c": c}
+    slots["a_a"] = slots["A_a"] = article_and(a)
     if c:
-        slots["a_c"] = with_article(c)
+        slots["a_c"] = slots["A_c"] = article_and(c)
     text = re.sub(r"\{(.+?)\}", lambda slot: slots[slot[1]], phrasing)
     return text[0].upper() + text[1:]
 
@@ -138,7 +142,7 @@ def read_domain(name: str, parts: Mapping[str, str]) -> Domain:
 
 
 def read_talk(name: str, text: str) -> Domain:
-    """A domain whose facts have wordings of their own: `a | b check: c held: d => x`."""
+    """A domain whose facts have their own wordings: `a | b check: c held: d => x`."""
     facts = []
     for line in lines(text):
         wordings, _, answer = line.partition(" => ")

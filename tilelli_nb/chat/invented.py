@@ -23,6 +23,7 @@ class Inventor:
         self.taken = taken
         self.made: set[str] = set()
         self.parts = {name: items(text) for name, text in read_yaml("names").items()}
+        self.real = frozenset(self.parts["real"])
         # children's names are real ones that no story uses
         self.makers: dict[str, Callable[[], str]] = {
             "country": self.country,
@@ -58,9 +59,8 @@ class Inventor:
         return self.a("onsets") + self.a("vowels") + self.a("joins")
 
     def word(self) -> str:
-        """A word in lower case: "blorf", "drindle"."""
-        beginning = self.stem() if self.coin() else self.a("onsets")
-        return beginning + self.a("vowels") + self.a("codas")
+        """A word in lower case: "drindorf"."""
+        return self.stem() + self.a("vowels") + self.a("codas")
 
     def name(self) -> str:
         """A word with a capital."""
@@ -91,7 +91,7 @@ class Inventor:
             name = self.makers[kind]()
             if kind in ("adjective", "building"):  # parts of a name, not names
                 return name
-            if name.lower() not in self.taken:
+            if name.lower() not in self.taken and name.lower() not in self.real:
                 self.made.add(name.lower())
                 return name
 
