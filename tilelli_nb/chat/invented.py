@@ -76,8 +76,7 @@ class Inventor:
         """A country or a planet: "Zorvania", "Lower Fenland"."""
         if self.coin():
             return self.stem().title() + self.a("country_ends")
-        root = self.a("country_roots")
-        return root if self.rng.random() < 0.3 else f"{self.a('country_words')} {root}"
+        return f"{self.a('country_words')} {self.a('country_roots')}"
 
     def city(self) -> str:
         """A town: "Trebburg", "Port Cinder"."""

@@ -20,7 +20,7 @@ from .generated import WORKERS, hide, load_phrasings, put, split_at_bar
 from .invented import Inventor
 from .template import MAX_ROW, row_length
 
-MIN_COUNT = 5_000
+MIN_COUNT = 6_000  # every fact once
 ANSWERABLE_SHARE = 0.65
 FACT_SHARE = 0.76  # of what can be answered; the rest is worked out
 TWIN_SHARE = 0.56  # of what cannot: the same words about what is not known
@@ -164,6 +164,7 @@ class Maker:
         self.rng = random.Random(f"pairs-{seed}")
         # Names that no other split may use; those of real things are there at once.
         self.taken = {normal_form(part) for f in self.facts for part in names_of(f)}
+        self.for_calibration = self.calibration_names()
         self.forbidden: set[str] = set()
         data = read_yaml("unanswerable")
         self.slots = {k: split_at_bar(text) for k, text in data.pop("slots").items()}
@@ -201,21 +202,49 @@ class Maker:
         question = self.rng.choice(getattr(fact, use))
         return Pair(question, fact.answer, fact.domain, True, group_of(fact))
 
-    def entity_pairs(self, split: str, invented: int, part: slice) -> list[Pair]:
-        """Refused in the words of training: things that do not exist, and a part of
-        the real ones that are never taught.
+    def calibration_names(self) -> set[str]:
+        """Which of the real things that are never taught are for the calibration: the
+        last two of a domain, and whatever shares an unknown name with one of these.
         """
+        names: set[str] = set()
+        for domain in self.domains:
+            names.update(*(self.unknown_names(topic) for topic in domain.unseen[-2:]))
+        unseen = [topic for domain in self.domains for topic in domain.unseen]
+        while True:
+            groups = [self.unknown_names(topic) for topic in unseen]
+            more = set().union(*(group for group in groups if group & names))
+            if more <= names:
+                return names
+            names |= more
+
+    def unknown_names(self, topic: Topic) -> set[str]:
+        """Of "tapir > bird" the tapir; without an article and the s of a plural."""
+        parts = {normal_form(part) for part in topic.key.split(" > ")}
+        return {re.sub(r"^(a|an|the) |s$", "", part) for part in parts - self.taken}
+
+    def entity_pairs(self, split: str, invented: int) -> list[Pair]:
+        """Refused in the words of training: things that do not exist, and the real
+        ones of a split that are never taught.
+        """
+        is_calibration = split == "calibration"
         inventor = self.inventor(split)
         pairs = []
         for domain in self.domains:
-            topics = [("untrained", topic) for topic in domain.unseen[part]]
+            topics = [
+                ("untrained", topic)
+                for topic in domain.unseen
+                if bool(self.unknown_names(topic) & self.for_calibration)
+                == is_calibration
+            ]
             for _ in range(invented if domain.invented else 0):
                 key = inventor.fill(self.rng.choice(domain.invented))
                 topics.append(("invented", domain.topic(key)))
             for kind, topic in topics:
-                question = self.rng.choice(topic.ask)
+                # the real ones are few: each in two wordings
+                wordings = 2 if kind == "untrained" else 1
                 group = f"{topic.domain}/?{topic.key}"
-                pairs.append(self.refuse(question, kind, group))
+                for question in self.rng.sample(topic.ask, wordings):
+                    pairs.append(self.refuse(question, kind, group))
         self.taken |= inventor.made
         return self.free(pairs)
 
@@ -303,7 +332,7 @@ class Maker:
         self.rng.shuffle(hopeless)
         return {
             "phrasings": self.free(self.fact_pair(fact, "held") for fact in self.facts),
-            "entities": self.entity_pairs("entities", 8, slice(0, -2)),
+            "entities": self.entity_pairs("entities", 8),
             "templates": worked,
             "unanswerable": hopeless,
         }
@@ -311,7 +340,7 @@ class Maker:
     def calibration(self) -> list[Pair]:
         """Questions of all kinds, in wordings and of names that are in no other set."""
         facts = self.free(self.fact_pair(fact, "check") for fact in self.facts)[:900]
-        refused = self.entity_pairs("calibration", 3, slice(-2, None))
+        refused = self.entity_pairs("calibration", 3)
         inventor = self.inventor("calibration words")
         for kind in UNANSWERABLE:
             refused += self.many(
@@ -415,7 +444,7 @@ def make_pairs(seed: int = 0, count: int = 50_000) -> PairSets:
     do not depend on `count`. The same seed and count give the same pairs everywhere.
 
     Each set is in a random order: a part of it is a fair sample. Raises DataError for
-    fewer than 5,000, which would leave facts out.
+    fewer than 6,000, which would leave facts out.
     """
     if count < MIN_COUNT:
         raise DataError(
