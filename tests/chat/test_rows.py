@@ -46,7 +46,7 @@ def test_a_batch_is_whole_rows_padding_and_text(rows):
     for seed in range(20):
         x, targets, text, text_targets = rows.batch(8, 64, dice(seed))
         assert x.shape == targets.shape and len(x) == 8
-        assert text.shape == text_targets.shape == (2, 64)
+        assert text.shape == text_targets.shape == (1, 64)
         assert torch.equal(text[:, 1:], text_targets[:, :-1])
         for ids, wanted in zip(x.tolist(), targets.tolist(), strict=True):
             (row,) = [row for row in known if row == tuple(ids[: len(row)])][-1:]
