@@ -1,0 +1,96 @@
+"""Judging answers: what counts as right, what a gate changes, and the control."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tilelli_nb.chat.pairs import Pair
+from tilelli_nb.evaluation.answers import (
+    by_kind,
+    calibrate,
+    curve,
+    judge,
+    knows_when_it_is_right,
+    shares,
+    through,
+)
+from tilelli_nb.inference.chatting import Gate
+
+FRANCE = Pair("What is the capital of France?", "Paris.", "capitals", True, "a")
+SPAIN = Pair(
+    "And of Spain?", "Madrid.", "capitals", True, "b", ((FRANCE.question, "Paris."),)
+)
+NOWHERE = Pair("What is the capital of Zorb?", "I don't know.", "invented", False, "c")
+
+
+class Parrot:
+    """Says what it was told to, by question: (text, confidence)."""
+
+    def __init__(self, answers):
+        self.answers, self.heard = answers, []
+
+    def chat(self, history):
+        self.heard.append(history)
+        text, sure = self.answers[history[-1]]
+        return SimpleNamespace(text=text, margin=sure, max_softmax=(1 + sure) / 2)
+
+
+def judged(*answers):
+    pairs = [FRANCE, SPAIN, NOWHERE]
+    lm = Parrot(dict(zip((pair.question for pair in pairs), answers, strict=True)))
+    return judge(lm, pairs), lm
+
+
+def test_what_is_right_and_what_is_refused():
+    found, lm = judged(("Paris.", 0.9), ("I don't know, sorry.", 0.4), ("Zorbia.", 0.2))
+    assert [(one.right, one.refused) for one in found] == [
+        (True, False),
+        (False, True),  # a false inability
+        (False, False),  # an invention
+    ]
+    assert lm.heard[1] == [FRANCE.question, "Paris.", SPAIN.question]
+    assert [one.max_softmax for one in found] == [0.95, 0.7, 0.6]
+
+
+def test_shares_by_kind():
+    found, _ = judged(("paris", 0.9), ("Lisbon.", 0.4), ("I don't know.", 0.8))
+    rows = by_kind(found)
+    assert list(rows) == ["capitals", "invented"]
+    assert rows["capitals"]["questions"] == 2
+    assert rows["capitals"]["right"]["value"] == 0.5
+    assert rows["capitals"]["refused"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert rows["invented"]["right"]["value"] == 1.0
+    assert shares(found)["right"]["value"] == pytest.approx(2 / 3)
+
+
+def test_a_gate_turns_doubtful_answers_into_refusals():
+    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.3), ("Zorbia.", 0.2))
+    after = through(Gate("margin", 0.25), found)
+    assert [(one.right, one.refused) for one in after] == [
+        (True, False),
+        (True, False),
+        (True, True),  # the invention is held back
+    ]
+    strict = through(Gate("margin", 0.5), found)
+    assert [one.right for one in strict] == [True, False, True]
+    # a refusal stays one, however unsure
+    refusal, _ = judged(("Paris.", 0.9), ("I don't know.", 0.1), ("I don't know.", 0.1))
+    assert through(Gate("margin", 0.5), refusal) == refusal
+
+
+def test_the_gate_is_set_by_given_answers_alone():
+    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.7), ("Zorbia.", 0.2))
+    refused = found[0]._replace(refused=True, right=False, margin=0.99)
+    assert calibrate([*found, refused], "margin") == Gate("margin", pytest.approx(0.45))
+
+
+def test_confidence_that_knows_and_the_control_that_cannot():
+    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.7), ("Zorbia.", 0.2))
+    many = [
+        one._replace(margin=one.margin + i / 1e4) for i in range(100) for one in found
+    ]
+    assert knows_when_it_is_right(many, "margin").value == 1.0
+    control = knows_when_it_is_right(many, "margin", shuffled=1)
+    assert control.low <= 0.5 <= control.high and control.high < 0.65
+    assert curve(many, "margin")["risk"][0] == 0
+    assert curve(many, "margin")["risk"][-1] == pytest.approx(1 / 3)

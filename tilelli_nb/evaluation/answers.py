@@ -1,0 +1,112 @@
+"""Judges a model's answers: right, refused, or wrong, and how sure it was of each."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ..chat.pairs import Pair, accepts, is_refusal
+from ..inference.chatting import Gate
+from .statistics import (
+    Interval,
+    auroc,
+    best_threshold,
+    bootstrap,
+    risk_coverage,
+    share,
+)
+
+
+class Judged(NamedTuple):
+    """One question, what the model said, and what that was worth."""
+
+    pair: Pair
+    said: str
+    right: bool  # the answer, or where there is none a refusal
+    refused: bool
+    margin: float
+    max_softmax: float
+
+
+def judge(lm, pairs: Iterable[Pair]) -> list[Judged]:
+    """Asks a model all questions at temperature 0, each with its earlier turns."""
+    found = []
+    for pair in pairs:
+        earlier = [text for turn in pair.history for text in turn]
+        reply = lm.chat([*earlier, pair.question])
+        refused = is_refusal(reply.text)
+        right = accepts(pair.answer, reply.text) if pair.answerable else refused
+        found.append(
+            Judged(pair, reply.text, right, refused, reply.margin, reply.max_softmax)
+        )
+    return found
+
+
+def shares(judged: Sequence[Judged]) -> dict[str, Any]:
+    """How many questions there are, and with 95% intervals which shares are right and
+    refused.
+    """
+    right = bootstrap(share, [one.right for one in judged])
+    refused = bootstrap(share, [one.refused for one in judged])
+    return {
+        "questions": len(judged),
+        "right": right._asdict(),
+        "refused": refused._asdict(),
+    }
+
+
+def by_kind(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """The same for each kind of question, in the order of their names."""
+    kinds: dict[str, list[Judged]] = {}
+    for one in judged:
+        kinds.setdefault(one.pair.kind, []).append(one)
+    return {kind: shares(kinds[kind]) for kind in sorted(kinds)}
+
+
+def calibrate(judged: Sequence[Judged], signal: str) -> Gate:
+    """The gate that divides best, among answers that were given: the right ones on one
+    side, on the other those that were wrong, or to questions without an answer.
+    """
+    given = [one for one in judged if not one.refused]
+    confidence = [getattr(one, signal) for one in given]
+    return Gate(signal, best_threshold(confidence, [one.right for one in given]))
+
+
+def through(gate: Gate, judged: Sequence[Judged]) -> list[Judged]:
+    """What the same answers are worth when the gate stands before them."""
+    found = []
+    for one in judged:
+        if one.refused or getattr(one, gate.signal) >= gate.threshold:
+            found.append(one)
+            continue
+        right = not one.pair.answerable
+        found.append(one._replace(right=right, refused=True))
+    return found
+
+
+def knows_when_it_is_right(
+    judged: Sequence[Judged], signal: str, shuffled: int | None = None
+) -> Interval:
+    """AUROC of a confidence for "the answer that was given is right", refusals left
+    out. With a seed in `shuffled` the outcomes are dealt out anew: a control, which
+    must come to 0.5.
+    """
+    given = [one for one in judged if not one.refused]
+    right = [one.right for one in given]
+    if shuffled is not None:
+        random.Random(shuffled).shuffle(right)
+    return bootstrap(auroc, [getattr(one, signal) for one in given], right)
+
+
+def curve(judged: Sequence[Judged], signal: str, points: int = 50) -> dict[str, Any]:
+    """Risk against coverage of the answers that were given, thinned to some points."""
+    given = [one for one in judged if not one.refused]
+    found = risk_coverage(
+        [getattr(one, signal) for one in given], [one.right for one in given]
+    )
+    step = max(1, len(given) // points)
+    kept = slice(step - 1, None, step)
+    return {
+        "coverage": found.coverage[kept].tolist(),
+        "risk": found.risk[kept].tolist(),
+        "area": found.area,
+    }
