@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .config import Config, ModelConfig
 from .errors import CheckpointError
 from .storage import hub
 from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
@@ -36,6 +37,34 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if name.startswith("model."):
             weights[name.removeprefix("model.")] = tensor
     return weights, metadata
+
+
+def first_weights(
+    name: str | Path, wanted: ModelConfig, may_differ: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads weights for a model of the sizes `wanted`, and says in words which of the
+    sizes in `may_differ` are others than those the weights were trained with.
+
+    All other sizes must be the same. The tensors of 4 heads and of 8 have one shape,
+    and the heads of one model mean nothing to the other. Raises CheckpointError, which
+    names what differs.
+    """
+    tensors, metadata = load_model(name)
+    trained = Config.from_dict(metadata["config"]).model
+    # a vanilla block has neither of these two
+    is_vanilla = trained.block == wanted.block == "vanilla"
+    without_effect = ("keep", "conv_width") if is_vanilla else ()
+    changed, wrong = [], []
+    for size, value in vars(trained).items():
+        if value != getattr(wanted, size) and size not in without_effect:
+            words = f"{size} {value}, not {getattr(wanted, size)}"
+            (changed if size in may_differ else wrong).append(words)
+    if wrong:
+        raise CheckpointError(
+            f"the weights of {name} were trained with {', '.join(wrong)}",
+            "give the configuration that they were trained with, or other weights",
+        )
+    return tensors, changed
 
 
 def resolve(name: str | Path) -> Path:

@@ -94,11 +94,9 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     fitting = micro_batch(options.micro_batch, lm, rows)
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
-    # weights alone: the optimizer and the schedule begin anew
     if options.init:
-        tensors, _ = pretrained.load_model(options.init)
-        lm.load_weights(tensors)
-        notes = f"Started from the weights of {options.init}. {notes}".strip()
+        said = start_from(options, lm, processes)
+        notes = f"{said} {notes}".strip()
     on_log = None
     if processes.is_first:  # one process logs for all
         on_log = to_loggers(options, out, settings)
@@ -120,6 +118,25 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             on_log=on_log,
         )
     return (record if processes.is_first else None), out
+
+
+def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> str:
+    """Gives the model the weights of --init, and returns a sentence for the run record.
+    The optimizer and the schedule begin anew.
+
+    How many keys a query keeps is no part of the weights: another `keep` is a choice,
+    once --config has made it. Raises CheckpointError for anything else that differs.
+    """
+    may_differ = ("keep",) if options.config else ()
+    wanted = lm.config.model
+    tensors, changed = pretrained.first_weights(options.init, wanted, may_differ)
+    lm.load_weights(tensors)
+    said = f"Started from the weights of {options.init}"
+    if changed:
+        said += f", which were trained with {', '.join(changed)}"
+        if processes.is_first:
+            print(f"{said}: going on with what --config says", file=sys.stderr)
+    return f"{said}."
 
 
 def check_steps(options: TrainOptions, out: Path) -> None:
