@@ -174,11 +174,20 @@ def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def latest_valid(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Reads the newest whole checkpoint in `folder`, with a warning for each newer one
-    that is not; None if none is.
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint: 500 of step-00000500.safetensors."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def latest_valid(
+    folder: Path, last_step: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Reads the newest whole checkpoint in `folder` (up to `last_step`, if given), with
+    a warning for each newer one that is not; None if none is.
     """
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        if last_step is not None and step_of(path) > last_step:
+            continue
         try:
             tensors, metadata = read_tensors(path)
         except CheckpointError as error:

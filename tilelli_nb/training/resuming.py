@@ -149,6 +149,8 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     record["run_id"] = state["run_id"] = uuid4().hex  # a run of its own from here
     name = f"step-{state['step']:08d}.safetensors"
     state["config"] = config.to_dict()
+    if "guard" in state:
+        state["guard"]["setbacks"] = []  # the branch may go back once, too
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
     # The curve of the branch begins with that of the run it came from.
     for name in JSONL_FILES:
