@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -236,3 +237,27 @@ def test_a_run_that_has_gone_back_can_be_finished_by_another(tmp_path, shards):
     assert (
         json.loads((tmp_path / "end" / "results.json").read_text())["went_back"] == []
     )
+
+
+def test_killed_right_after_a_setback_it_leaves_no_trace(tmp_path, shards):
+    """A copy of the folder, taken at step 11 of the second pass, is what a killed run
+    leaves behind.
+    """
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    lm = small(steps=24, eval_every=24, checkpoint_every=8)
+    on_log = disturbing(lm, 10, shake)
+    passes = []
+
+    def copy(line):
+        on_log(line)
+        passes.append(line["step"])
+        if passes.count(11) == 2 and not killed.exists():
+            shutil.copytree(whole, killed)
+
+    with pytest.warns(UserWarning, match="back to the checkpoint"):
+        train(lm, shards, whole, progress=False, on_log=copy)
+    lm = small(steps=24, eval_every=24, checkpoint_every=8)
+    train(lm, shards, killed, resume=True, progress=False)
+    assert_same_run(whole, killed)
+    results = json.loads((killed / "results.json").read_text())
+    assert results["went_back"][0]["from"] == 15
