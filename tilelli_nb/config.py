@@ -3,6 +3,7 @@ error with its fix.
 """
 
 import difflib
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def load_config(name_or_path: str | Path) -> Config:
     """
     name = str(name_or_path)
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    path = FOLDER / f"{name}.yaml" if name in known else Path(name_or_path)
+    path = FOLDER / f"{name}.yaml" if name in known else Path(os.path.expanduser(name))
     if not path.is_file():
         guess = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {guess[0]!r}? " if guess else ""

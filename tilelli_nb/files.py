@@ -14,6 +14,14 @@ from typing import Any
 from .errors import DataError
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, with ~ for the home folder as in a shell, which replaces it in some
+    places only.
+    """
+    # a ~somebody who is not known here stays as it is
+    return Path(os.path.expanduser(path))
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a temporary file beside `path`, flushes it to disk and renames it: `path`
     is old or new, never half. Raises DataError where it cannot be written.

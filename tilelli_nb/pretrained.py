@@ -2,6 +2,7 @@
 weights from there.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from .config import Config, ModelConfig
 from .errors import CheckpointError
+from .files import at_home
 from .storage import hub
 from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
 
@@ -86,16 +88,24 @@ def resolve(name: str | Path) -> Path:
             f"train it: `tilelli train --config {config} --corpus NAME`, "
             "then load the run's folder",
         )
-    path = Path(name)
+    path = at_home(name)
+    if Path(name).is_dir():
+        return Path(name)
     if path.is_dir():
         return path
     if path.is_file():
         raise CheckpointError(
             f"{path.name} is a file", "name the folder that holds model.safetensors"
         )
-    if hub.MODEL_ID.fullmatch(text):
+    # OWNER/NAME of the Hub; but where OWNER is a folder here, NAME is meant to be in it
+    if hub.MODEL_ID.fullmatch(text) and not path.parent.is_dir():
         return hub.download(text)
+    there = ""
+    if path.parent != Path() and path.parent.is_dir():
+        names = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
+        near = difflib.get_close_matches(path.name, names, n=1)
+        there = f"; did you mean {path.parent / near[0]}?" if near else ""
     raise CheckpointError(
-        f"there is no model {text!r}",
+        f"there is no model {text!r}{there}",
         f"use {' or '.join(bundled)}, or the folder of a run",
     )

@@ -167,7 +167,9 @@ def beginning(options: TrainOptions) -> tuple[Config, Path]:
     # what is not given stays as the configuration has it
     given = {name: value for name, value in changes.items() if value is not None}
     settings = load_config(options.config or "nano").with_train(**given)
-    name = f"{settings.name}-{Path(options.corpus).stem}"
+    # "." has no name of its own
+    corpus_name = Path(options.corpus).stem or Path(options.corpus).resolve().stem
+    name = f"{settings.name}-{corpus_name}"
     return settings, options.out or Path("runs") / name
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError, DataError
+from ..files import at_home
 
 CORPUS_HELP = (
     "`stories` (generated here), `docs` (documentation installed here), "
@@ -57,11 +58,28 @@ def refuse(given: dict[str, object], problem: str, fix: str) -> None:
 
 
 def read_text(file: Path) -> bytes:
-    """Returns the bytes of a file, or of the standard input for `-`. Raises
-    DataError.
+    """Returns a text as a model would be trained on it: decoded, with a newline at the
+    end of each line and a byte 0 between documents that the file keeps apart. `-` is
+    the standard input. Raises DataError.
     """
+    from ..data import documents
+    from ..data.encoding import text_of
+
+    path = at_home(file)
     if str(file) == "-":
-        return sys.stdin.buffer.read()
+        text = text_of(sys.stdin.buffer.read(), "the standard input")
+    elif path.suffix.lower() in (".jsonl", ".parquet") and path.is_file():
+        text = documents.SEPARATOR.join(documents.read_documents(path))
+    else:
+        text = text_of(read_bytes(path), path.name)
+    parts = [part.replace("\0", "") for part in text.split(documents.SEPARATOR)]
+    if len(parts) > 1:
+        parts = [part.strip("\n") for part in parts if part.strip()]
+    return "\0".join(parts).encode("utf-8", "replace")
+
+
+def read_bytes(file: Path) -> bytes:
+    """Returns the bytes of a file. Raises DataError."""
     # a folder, a missing file, one that may not be read
     try:
         return file.read_bytes()
