@@ -29,8 +29,9 @@ ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
 Weights = Annotated[
     str,
     typer.Option(
-        help="fp32, bf16, int8 or ternary: fewer bytes for each weight, more speed, "
-        "a little less exact"
+        help="fp32, bf16, int8 or ternary: fewer bytes for each weight, and a little "
+        "less exact. At the size of lite_10m int8 and ternary are faster on a CPU; "
+        "nano is fastest in fp32"
     ),
 ]
 

@@ -34,7 +34,16 @@ def prepare_corpus(
     if not documents.exists(path):
         return _prepare_named(str(source), folder, megabytes, seed)
     if holds_shards(path):
+        if folder not in (None, path):
+            raise DataError(
+                f"{path} holds shards already", "use them there, or copy the folder"
+            )
         return open_shards(path)
+    if folder is not None and folder.resolve() == path.resolve():
+        raise DataError(
+            f"the shards of {path} would go into it",
+            "choose another folder: they would be taken for the corpus from then on",
+        )
     sides = sides_of(path)
     digest, marks = digest_of(path, sides)
     name = path.resolve().name

@@ -136,13 +136,34 @@ def why_unreadable(name: str, data: bytes) -> tuple[str, str]:
     )
 
 
+def refuse_to_lose_weights(folder: str | Path) -> None:
+    """Raises CheckpointError where a packed model would take the place of one that is
+    not, whose latent weights would be gone.
+    """
+    path = Path(folder) / MODEL_FILE
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())  # it is no dictionary
+    except (OSError, safetensors.SafetensorError):
+        return  # nothing there, or nothing that anybody could read
+    if not any(name.endswith(".codes") for name in names):
+        raise CheckpointError(
+            f"{folder} holds a model with its latent weights: a packed one in its "
+            "place would be for inference only",
+            "choose another folder for the packed model",
+        )
+
+
 def save_model(
     folder: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
 ) -> None:
     """Writes model.safetensors, which holds everything, and config.json for people and
-    hubs to read.
+    hubs to read. Raises CheckpointError where that would destroy what cannot be made
+    again.
     """
     folder = Path(folder)
+    if "packed" in metadata:
+        refuse_to_lose_weights(folder)
     write_tensors(folder / MODEL_FILE, tensors, metadata)
     # the name that transformers looks for
     config = {"model_type": "tilelli", **metadata["config"]}

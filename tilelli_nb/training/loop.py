@@ -232,6 +232,11 @@ class Run:
                 f"{self.out.name} holds checkpoints of a run whose run.json is gone",
                 "choose another --out; or, to give that run up, remove checkpoints/",
             )
+        elif (self.out / checkpoint.MODEL_FILE).is_file():
+            raise TrainingError(
+                f"{self.out.name} holds a model already, which this run would replace",
+                "choose another --out",
+            )
         else:
             self.start_record(minutes, notes)
         # Made anew: load() then fills in the moments and the generator's state.
