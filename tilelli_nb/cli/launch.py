@@ -23,7 +23,7 @@ from ..training.distributed import Processes
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
 from ..training.resuming import branch
-from .options import FINEWEB, refuse
+from .options import FINEWEB, check_range, check_size, refuse
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainOptions:
     # FineWeb-Edu, written while training runs
     gigabytes: float | None = None  # how much of it
     files: Path | None = None  # a folder of it, in place of the hub
-    min_score: float = 0.0  # how educational a page must be, 0 to 5
+    min_score: float | None = None  # how educational a page must be, 0 to 5
 
 
 def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
@@ -80,7 +80,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
-    if options.init and Path(options.init).resolve() == out.resolve():
+    if options.init is not None and same_place(options.init, out):
         raise ConfigError(
             f"--init and --out are both {out}",
             "choose another --out: the model there would be overwritten",
@@ -94,7 +94,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     fitting = micro_batch(options.micro_batch, lm, rows)
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
-    if options.init:
+    if options.init is not None:
         said = start_from(options, lm, processes)
         notes = f"{said} {notes}".strip()
     on_log = None
@@ -118,6 +118,11 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             on_log=on_log,
         )
     return (record if processes.is_first else None), out
+
+
+def same_place(model: str, out: Path) -> bool:
+    """Whether a model lies where the run would go, by whatever names."""
+    return pretrained.resolve(model).resolve() == out.resolve()
 
 
 def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> str:
@@ -166,7 +171,9 @@ def beginning(options: TrainOptions) -> tuple[Config, Path]:
     }
     # what is not given stays as the configuration has it
     given = {name: value for name, value in changes.items() if value is not None}
-    settings = load_config(options.config or "nano").with_train(**given)
+    settings = load_config(
+        "nano" if options.config is None else options.config
+    ).with_train(**given)
     # "." has no name of its own
     corpus_name = Path(options.corpus).stem or Path(options.corpus).resolve().stem
     name = f"{settings.name}-{corpus_name}"
@@ -189,7 +196,7 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
             "lr": options.lr is not None,
             "precision": options.precision,
             "seed": options.seed is not None,
-            "notes": options.notes,
+            "notes": options.notes or None,
         },
         "not for a run that finishes another with --decay-from",
         "leave it out: all but --steps is as in that run",
@@ -237,13 +244,15 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
             f"--gigabytes is for {FINEWEB}, not for {options.corpus}",
             "leave it out, or change --corpus",
         )
+    check_size("gigabytes", options.gigabytes)
+    check_range("min-score", options.min_score, 0, 5)
     limit_bytes = int(options.gigabytes * 1e9)
     # one process writes; the others look into its folder
     if not processes.is_first:
         yield wait_for_shards(default_folder(limit_bytes))
         return
     with fineweb_in_background(
-        limit_bytes=limit_bytes, files=options.files, min_score=options.min_score
+        limit_bytes=limit_bytes, files=options.files, min_score=options.min_score or 0.0
     ) as shards:
         if not shards.manifest["complete"]:
             size = f"{len(shards.train):,} bytes"
@@ -272,7 +281,9 @@ def to_loggers(
     chosen = []
     if options.tensorboard:
         chosen.append(loggers.tensorboard(out))
-    if options.wandb:
+    if options.wandb == "":
+        raise ConfigError("--wandb has no project", "name one, or leave it out")
+    if options.wandb is not None:
         config = settings.to_dict()
         chosen.append(loggers.weights_and_biases(options.wandb, out.name, config))
 

@@ -2,6 +2,7 @@
 themselves.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +42,7 @@ ParquetFiles = Annotated[
     typer.Option(help=f"{FINEWEB}: parquet files to read in place of the hub"),
 ]
 MinScore = Annotated[
-    float,
+    float | None,
     typer.Option(help=f"{FINEWEB}: only pages at least this educational, 0 to 5"),
 ]
 
@@ -49,13 +50,35 @@ MinScore = Annotated[
 def refuse(given: dict[str, object], problem: str, fix: str) -> None:
     """Raises ConfigError if an option was given that could have no effect.
 
-    `given` has the value of each such option by its name, falsy where the command did
-    not have it; `problem` goes on after the names: "--files, --rank are for ...".
+    `given` has the value of each such option by its name, None (or False) where the
+    command did not have it; `problem` goes on after the names: "--files, --rank are
+    for ...".
     """
-    names = [f"--{name}" for name, value in given.items() if value]
+    names = []
+    for name, value in given.items():
+        if value is not None and value is not False:  # 0 and "" were given, too
+            names.append(f"--{name}")
     if names:
         verb = "is" if len(names) == 1 else "are"
         raise ConfigError(f"{', '.join(names)} {verb} {problem}", fix)
+
+
+def check_range(name: str, value: float | None, low: float, high: float) -> None:
+    """Raises ConfigError unless the value of an option lies between `low` and `high`,
+    both included, or was not given. NaN lies nowhere.
+    """
+    if value is None or low <= value <= high:
+        return
+    limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+    raise ConfigError(f"--{name} {value:g}", f"give {limits}, or leave it out")
+
+
+def check_size(name: str, value: float | None) -> None:
+    """Raises ConfigError unless the value of an option is a number above 0, or was not
+    given.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(f"--{name} {value:g}", "give more than 0, or leave it out")
 
 
 def read_text(file: Path) -> bytes:

@@ -1,6 +1,7 @@
 """One door for every corpus: a name or a path in, shards out."""
 
 import hashlib
+import math
 import warnings
 from collections import Counter
 from itertools import chain, islice
@@ -31,7 +32,8 @@ def prepare_corpus(
     """
     path = at_home(source)
     folder = None if folder is None else at_home(folder)
-    if not documents.exists(path):
+    # Path("") is the working directory, which nobody means
+    if not str(source) or not documents.exists(path):
         return _prepare_named(str(source), folder, megabytes, seed)
     if holds_shards(path):
         if folder not in (None, path):
@@ -140,7 +142,9 @@ def digest_of(path: Path, sides: Sides) -> tuple[str, list[str]]:
 def _prepare_named(
     name: str, folder: str | Path | None, megabytes: float, seed: int
 ) -> Shards:
-    """The shards of stories or docs. Raises DataError for another name."""
+    """The shards of stories or docs. Raises DataError for another name, or no size."""
+    if not 0 < megabytes < math.inf:
+        raise DataError(f"{megabytes} megabytes of {name}", "give more than 0")
     limit = int(megabytes * 1_000_000)
     texts = documents.documents(name, seed=seed, limit_bytes=limit)
     # a hundred documents tell whether the program or the packages have changed

@@ -229,7 +229,7 @@ def plan(
     if bytes_per_s is None:
         bytes_per_s, why = expected_speed(gpu_name, config.model, records)
     require(
-        bytes_per_s is None or bytes_per_s > 0,
+        bytes_per_s is None or 0 < bytes_per_s < math.inf,
         f"{bytes_per_s} bytes a second",
         "give a speed above 0",
     )
