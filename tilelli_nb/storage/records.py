@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DataError
 from ..files import load_lines
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # The keys of run.json, in the order in which they are written.
 KEYS = (
@@ -86,11 +86,23 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that holds the package, with + when it has local
-    changes; None outside of one.
+    """The commit of the book's checkout that holds the package, with + when it has
+    local changes; None outside of one.
+
+    Another repository around the package, such as a project with its .venv inside, says
+    nothing about the code.
     """
+    root = git("rev-parse", "--show-toplevel")
+    is_tracked = git("ls-files", "--", "__init__.py")
+    if not root or not is_tracked or Path(root).resolve() != PACKAGE.parent:
+        return None
     # a commit's hash even where a tag is near: --exclude takes every tag away
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+
+
+def git(*arguments: str) -> str | None:
+    """What git says in the package's folder; None where it says nothing."""
+    command = ["git", *arguments]
     try:
         done = subprocess.run(
             command, cwd=PACKAGE, capture_output=True, text=True, timeout=10
