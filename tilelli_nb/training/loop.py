@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..config import Config, TrainConfig
 from ..data.shards import Shards
 from ..errors import TrainingError
-from ..files import append_line, keep_lines, write_atomic
+from ..files import append_line, at_home, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
@@ -72,7 +72,7 @@ def train(
     """
     check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
-    run = Run(lm, shards, Path(out), device, prompt, on_log)
+    run = Run(lm, shards, at_home(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
         run.begin(resume, minutes, notes)
