@@ -3,8 +3,11 @@ error with its fix.
 """
 
 import difflib
+import math
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ BLOCKS = ("routed", "vanilla")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
 SCHEDULES = ("cosine", "wsd")
+
+
+LARGEST_SEED = 2**62  # what follows from a seed must still fit into 64 bits
 
 
 def require(condition: bool, problem: str, fix: str) -> None:
@@ -100,7 +106,7 @@ class TrainConfig:
         }
         above_zero = ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes")
         zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2")
-        zero_or_more = ("weight_decay", "balance_weight", "seed")
+        zero_or_more = ("weight_decay", "balance_weight")
         for name, value in asdict(self).items():
             if name in words:
                 is_right = value in words[name]
@@ -111,12 +117,17 @@ class TrainConfig:
             elif name in zero_to_one:
                 is_right = 0 <= value <= 1
                 fix = "set it between 0 and 1"
+            elif name == "seed":
+                is_right = 0 <= value <= LARGEST_SEED
+                fix = "set it to 0 or more, up to 2**62"
             elif name in zero_or_more:
                 is_right = value >= 0
                 fix = "set it to 0 or more"
             else:  # steps, sizes and counts
                 is_right = value >= 1
                 fix = "set it to 1 or more"
+            if isinstance(value, float) and not value < math.inf:
+                is_right, fix = False, "give a finite number"
             require(is_right, f"train.{name} = {value!r}", fix)
 
 
@@ -173,16 +184,20 @@ def load_config(name_or_path: str | Path) -> Config:
     """
     name = str(name_or_path)
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    path = FOLDER / f"{name}.yaml" if name in known else Path(name_or_path)
-    if not path.is_file():
+    path = FOLDER / f"{name}.yaml" if name in known else Path(os.path.expanduser(name))
+    if not os.path.isfile(path):  # False also for what can be no path
         guess = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {guess[0]!r}? " if guess else ""
         raise ConfigError(
-            f"there is no configuration {name!r}",
+            f"there is no configuration {name[:60]!r}",
             f"{hint}use one of {', '.join(known)} or a .yaml file",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path.name}: {error.strerror}", "check its permissions"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -203,7 +218,11 @@ def typed_values(values: dict[str, Any], cls: type, section: str) -> dict[str, A
     for key, value in mapping(values, section).items():
         check_key(key, types, f"{section}.")
         wanted = types[key]
-        # to Python, True is an int
+        # to Python, True is an int; numpy has integers and floats of its own
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            value = int(value)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            value = float(value)
         is_number = isinstance(value, (int, str)) and not isinstance(value, bool)
         if wanted is float and is_number:
             with suppress(ValueError):

@@ -14,6 +14,19 @@ from typing import Any
 from .errors import DataError
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, with ~ for the home folder as in a shell, which replaces it in some
+    places only.
+    """
+    # a ~somebody who is not known here stays as it is
+    return Path(os.path.expanduser(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name that no system could have, either."""
+    return os.path.isfile(path)  # pathlib raises OSError where a name is too long
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a temporary file beside `path`, flushes it to disk and renames it: `path`
     is old or new, never half. Raises DataError where it cannot be written.
@@ -30,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         # the one step that others can see, and it happens at once
         os.replace(temporary, path)
     except OSError as error:
-        if temporary.is_file():
+        if is_file(temporary):
             temporary.unlink()
         raise DataError(
             f"cannot write {path.name} ({len(data):,} bytes): {error.strerror}",

@@ -2,12 +2,16 @@
 weights from there.
 """
 
+import difflib
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from .config import Config, ModelConfig
 from .errors import CheckpointError
+from .files import at_home
 from .storage import hub
 from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
 
@@ -38,6 +42,34 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, metadata
 
 
+def first_weights(
+    name: str | Path, wanted: ModelConfig, may_differ: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads weights for a model of the sizes `wanted`, and says in words which of the
+    sizes in `may_differ` are others than those the weights were trained with.
+
+    All other sizes must be the same. The tensors of 4 heads and of 8 have one shape,
+    and the heads of one model mean nothing to the other. Raises CheckpointError, which
+    names what differs.
+    """
+    tensors, metadata = load_model(name)
+    trained = Config.from_dict(metadata["config"]).model
+    # a vanilla block has neither of these two
+    is_vanilla = trained.block == wanted.block == "vanilla"
+    without_effect = ("keep", "conv_width") if is_vanilla else ()
+    changed, wrong = [], []
+    for size, value in vars(trained).items():
+        if value != getattr(wanted, size) and size not in without_effect:
+            words = f"{size} {value}, not {getattr(wanted, size)}"
+            (changed if size in may_differ else wrong).append(words)
+    if wrong:
+        raise CheckpointError(
+            f"the weights of {name} were trained with {', '.join(wrong)}",
+            "give the configuration that they were trained with, or other weights",
+        )
+    return tensors, changed
+
+
 def resolve(name: str | Path) -> Path:
     """Finds the folder of a model: names that begin with tilelli/ are bundled; then it
     is a path, or OWNER/NAME on the Hub, from where it is downloaded.
@@ -57,16 +89,25 @@ def resolve(name: str | Path) -> Path:
             f"train it: `tilelli train --config {config} --corpus NAME`, "
             "then load the run's folder",
         )
-    path = Path(name)
-    if path.is_dir():
+    path = at_home(name)
+    # these two are False also for what can be no path
+    if os.path.isdir(name):
+        return Path(name)
+    if os.path.isdir(path):
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise CheckpointError(
             f"{path.name} is a file", "name the folder that holds model.safetensors"
         )
-    if hub.MODEL_ID.fullmatch(text):
+    # OWNER/NAME of the Hub; but where OWNER is a folder here, NAME is meant to be in it
+    if hub.MODEL_ID.fullmatch(text) and not os.path.isdir(path.parent):
         return hub.download(text)
+    there = ""
+    if path.parent != Path() and os.path.isdir(path.parent):
+        names = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
+        near = difflib.get_close_matches(path.name, names, n=1)
+        there = f"; did you mean {path.parent / near[0]}?" if near else ""
     raise CheckpointError(
-        f"there is no model {text!r}",
+        f"there is no model {text[:60]!r}{there}",
         f"use {' or '.join(bundled)}, or the folder of a run",
     )

@@ -154,6 +154,17 @@ CASES = {
         lambda d: TilelliLM.from_pretrained("tilelli/giant"),
         "train it",
     ),
+    "misspelt folder of a run": (
+        lambda d: (
+            ((d / "runs" / "mine").mkdir(parents=True))
+            or TilelliLM.from_pretrained("runs/mime")
+        ),
+        "there is no model 'runs/mime'; did you mean runs/mine",
+    ),
+    "folder in a folder that is not there": (
+        lambda d: ((d / "runs").mkdir()) or TilelliLM.from_pretrained("runs/typo"),
+        "there is no model 'runs/typo'",
+    ),
     "unknown model": (
         lambda d: TilelliLM.from_pretrained("somebody/model"),
         "there is no model",

@@ -4,6 +4,7 @@ whole.
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tilelli_nb import load_record
 from tilelli_nb.errors import DataError
 from tilelli_nb.files import write_atomic
+from tilelli_nb.storage import records
 from tilelli_nb.storage.records import (
     KEYS,
     KINDS,
@@ -117,3 +119,37 @@ def test_committed_records_are_whole(path):
 
 def test_there_are_records():
     assert any(RUNS.glob("*/run.json"))
+
+
+def run_git(folder, *arguments):
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "place,added,counts",
+    [
+        ("tilelli_nb", True, True),  # the book's checkout
+        ("tilelli_nb", False, False),  # pip install --target .
+        (".venv/lib/python3.11/site-packages/tilelli_nb", False, False),
+        ("vendored/tilelli_nb", True, False),  # a copy in somebody's project
+    ],
+)
+def test_the_commit_is_that_of_the_books_own_checkout(
+    tmp_path, monkeypatch, place, added, counts
+):
+    package = tmp_path / place
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (tmp_path / "app.py").touch()
+    run_git(tmp_path, "init", "-q")
+    run_git(tmp_path, "add", "." if added else "app.py")
+    run_git(tmp_path, "commit", "-q", "-m", "first")
+    commit = run_git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    monkeypatch.setattr(records, "PACKAGE", package)
+    assert records.git_commit() == (commit if counts else None)
+    if counts:
+        (package / "__init__.py").write_text("changed = True\n")
+        assert records.git_commit() == f"{commit}+"

@@ -17,13 +17,14 @@ from ..data.fineweb import default_folder
 from ..data.shards import Shards
 from ..errors import ConfigError
 from ..extras import loggers
+from ..files import at_home, is_file
 from ..language_model import TilelliLM
 from ..storage.records import load_record
-from ..training.distributed import Processes
+from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
 from ..training.resuming import branch
-from .options import FINEWEB, refuse
+from .options import FINEWEB, check_range, check_size, refuse
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,20 @@ class TrainOptions:
     # FineWeb-Edu, written while training runs
     gigabytes: float | None = None  # how much of it
     files: Path | None = None  # a folder of it, in place of the hub
-    min_score: float = 0.0  # how educational a page must be, 0 to 5
+    min_score: float | None = None  # how educational a page must be, 0 to 5
 
 
 def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     """Trains as the options say. Returns the run record (None in all processes but the
     first) and the folder of the run.
     """
+    refuse_unseen_gpu(options.device)
     processes = Processes(options.device)  # one, unless torchrun started more
     if options.decay_from:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
-    if options.init and Path(options.init).resolve() == out.resolve():
+    if options.init is not None and same_place(options.init, out):
         raise ConfigError(
             f"--init and --out are both {out}",
             "choose another --out: the model there would be overwritten",
@@ -91,14 +93,13 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
-    fitting = micro_batch(options.micro_batch, lm, rows)
+    # cards differ, and so does what else lies on them: all take what fits everywhere
+    fitting = processes.minimum(micro_batch(options.micro_batch, lm, rows))
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
-    # weights alone: the optimizer and the schedule begin anew
-    if options.init:
-        tensors, _ = pretrained.load_model(options.init)
-        lm.load_weights(tensors)
-        notes = f"Started from the weights of {options.init}. {notes}".strip()
+    if options.init is not None:
+        said = start_from(options, lm, processes)
+        notes = f"{said} {notes}".strip()
     on_log = None
     if processes.is_first:  # one process logs for all
         on_log = to_loggers(options, out, settings)
@@ -122,9 +123,33 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     return (record if processes.is_first else None), out
 
 
+def same_place(model: str, out: Path) -> bool:
+    """Whether a model lies where the run would go, by whatever names."""
+    return pretrained.resolve(model).resolve() == out.resolve()
+
+
+def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> str:
+    """Gives the model the weights of --init, and returns a sentence for the run record.
+    The optimizer and the schedule begin anew.
+
+    How many keys a query keeps is no part of the weights: another `keep` is a choice,
+    once --config has made it. Raises CheckpointError for anything else that differs.
+    """
+    may_differ = ("keep",) if options.config else ()
+    wanted = lm.config.model
+    tensors, changed = pretrained.first_weights(options.init, wanted, may_differ)
+    lm.load_weights(tensors)
+    said = f"Started from the weights of {options.init}"
+    if changed:
+        said += f", which were trained with {', '.join(changed)}"
+        if processes.is_first:
+            print(f"{said}: going on with what --config says", file=sys.stderr)
+    return f"{said}."
+
+
 def check_steps(options: TrainOptions, out: Path) -> None:
     """Raises ConfigError when a run is resumed with another length than it has."""
-    if options.steps is None or not (out / "run.json").is_file():
+    if options.steps is None or not is_file(out / "run.json"):
         return
     planned = load_record(out)["config"]["train"]["steps"]
     if options.steps != planned:
@@ -149,9 +174,13 @@ def beginning(options: TrainOptions) -> tuple[Config, Path]:
     }
     # what is not given stays as the configuration has it
     given = {name: value for name, value in changes.items() if value is not None}
-    settings = load_config(options.config or "nano").with_train(**given)
-    name = f"{settings.name}-{Path(options.corpus).stem}"
-    return settings, options.out or Path("runs") / name
+    settings = load_config(
+        "nano" if options.config is None else options.config
+    ).with_train(**given)
+    # "." has no name of its own
+    corpus_name = Path(options.corpus).stem or Path(options.corpus).resolve().stem
+    name = f"{settings.name}-{corpus_name}"
+    return settings, at_home(options.out or Path("runs") / name)
 
 
 def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path]:
@@ -170,7 +199,7 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
             "lr": options.lr is not None,
             "precision": options.precision,
             "seed": options.seed is not None,
-            "notes": options.notes,
+            "notes": options.notes or None,
         },
         "not for a run that finishes another with --decay-from",
         "leave it out: all but --steps is as in that run",
@@ -180,14 +209,14 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
             "--decay-from goes with --steps",
             "say over how many more steps the rate falls",
         )
-    name = f"{options.decay_from.resolve().name}-decayed"
-    out = options.out or Path("runs") / name
+    source = at_home(options.decay_from)
+    out = at_home(options.out or Path("runs") / f"{source.resolve().name}-decayed")
 
     def prepare() -> None:
         # once it is there, --resume goes on with it
-        prepared = options.resume and (out / "run.json").is_file()
+        prepared = options.resume and is_file(out / "run.json")
         if processes.is_first and not prepared:
-            branch(options.decay_from, out, options.steps)
+            branch(source, out, options.steps)
 
     processes.first_alone(prepare)  # the others wait until it is written
     settings = Config.from_dict(load_record(out)["config"])
@@ -218,13 +247,15 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
             f"--gigabytes is for {FINEWEB}, not for {options.corpus}",
             "leave it out, or change --corpus",
         )
+    check_size("gigabytes", options.gigabytes)
+    check_range("min-score", options.min_score, 0, 5)
     limit_bytes = int(options.gigabytes * 1e9)
     # one process writes; the others look into its folder
     if not processes.is_first:
         yield wait_for_shards(default_folder(limit_bytes))
         return
     with fineweb_in_background(
-        limit_bytes=limit_bytes, files=options.files, min_score=options.min_score
+        limit_bytes=limit_bytes, files=options.files, min_score=options.min_score or 0.0
     ) as shards:
         if not shards.manifest["complete"]:
             size = f"{len(shards.train):,} bytes"
@@ -253,7 +284,9 @@ def to_loggers(
     chosen = []
     if options.tensorboard:
         chosen.append(loggers.tensorboard(out))
-    if options.wandb:
+    if options.wandb == "":
+        raise ConfigError("--wandb has no project", "name one, or leave it out")
+    if options.wandb is not None:
         config = settings.to_dict()
         chosen.append(loggers.weights_and_biases(options.wandb, out.name, config))
 

@@ -5,27 +5,36 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
+from ..files import at_home, is_file
 from .options import ModelArgument, read_text
 
 PackedFolder = Annotated[Path, typer.Option(help="Folder for the packed model")]
 Text = Annotated[
     Path | None,
-    typer.Option(help="To measure the loss on; generated stories unless given"),
+    typer.Option(help="To measure what it costs; one that the model has not read"),
 ]
 HubName = Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")]
 Private = Annotated[bool, typer.Option("--private", help="Only for you")]
 
 
 def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
-    """Writes a model in a ninth of the bytes, for inference only: five ternary codes a
-    byte, the rest in int8.
+    """Writes a model in far fewer bytes, for inference only: five ternary codes a byte,
+    the rest in int8.
     """
     from .. import pretrained
     from ..inference import generation_config
     from ..language_model import TilelliLM
-    from ..storage.checkpoint import MODEL_FILE
+    from ..storage.checkpoint import MODEL_FILE, refuse_to_lose_weights
 
-    measured = read_text(text) if text else generated_stories()
+    out = at_home(out)
+    refuse_to_lose_weights(out)  # before anything is measured
+    if is_file(out / "run.json"):
+        raise ConfigError(
+            f"--out {out} is the folder of a run",
+            "choose another folder: the packed model would take the place of its own",
+        )
+    measured = read_text(text) if text else None
     # from_pretrained would drop the metadata, which the packed model keeps
     tensors, metadata = pretrained.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
@@ -35,22 +44,24 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     about.pop("config", None)
     about.pop("packed", None)
     note = lm.save_packed(out, measured, **about)
-    typer.echo(f"{out}: {(out / MODEL_FILE).stat().st_size:,} bytes")
+    before = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
+    after = (out / MODEL_FILE).stat().st_size
     typer.echo(
-        f"{note['bits_per_byte']:.4f} bits per byte, "
-        f"{note['bits_per_byte_before']:.4f} before, on "
-        f"{note['text_bytes']:,} bytes of {text or 'generated stories'}"
+        f"{out}: {after:,} bytes, {before / after:.1f} times fewer than the {before:,} "
+        "of its weights before"
     )
+    if text:
+        typer.echo(
+            f"{note['bits_per_byte']:.4f} bits per byte, "
+            f"{note['bits_per_byte_before']:.4f} before, on "
+            f"{note['text_bytes']:,} bytes of {text}"
+        )
+    else:
+        typer.echo(
+            "what it costs in bits per byte was not measured: give --text FILE, a text "
+            "like those that the model was trained on, but not one of them"
+        )
     typer.echo(f"next: tilelli generate --model {out} --weights ternary --stream")
-
-
-def generated_stories(count: int = 20) -> bytes:
-    """Returns stories with a seed that no corpus of the book is made from."""
-    from itertools import islice
-
-    from ..data.stories import stories
-
-    return "\0".join(islice(stories(seed=1000), count)).encode()
 
 
 def info(model: ModelArgument = "tilelli/nano") -> None:
@@ -83,12 +94,12 @@ def info(model: ModelArgument = "tilelli/nano") -> None:
         typer.echo(f"a checkpoint at step {metadata['step']:,} of {of:,}")
     note = metadata.get("packed")
     if note:
-        more = note.get("bits_per_byte", 0) - note.get("bits_per_byte_before", 0)
-        typer.echo(
-            f"packed, format {note['version']}, for inference only: "
-            f"{more:+.4f} bits per byte for it, "
-            f"measured on {note.get('text_bytes', 0):,} bytes"
-        )
+        cost = "what it costs was not measured"
+        if "bits_per_byte" in note:
+            more = note["bits_per_byte"] - note["bits_per_byte_before"]
+            cost = f"{more:+.4f} bits per byte for it, "
+            cost += f"measured on {note['text_bytes']:,} bytes"
+        typer.echo(f"packed, format {note['version']}, for inference only: {cost}")
 
 
 def listed(values: dict[str, object]) -> str:
@@ -105,6 +116,6 @@ def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
 
     # a model without a run, such as a packed one, gets a shorter card
     record = None
-    if (Path(model) / "run.json").is_file():
+    if is_file(at_home(model) / "run.json"):
         record = load_record(model)
     typer.echo(TilelliLM.from_pretrained(model).push_to_hub(name, record, private))

@@ -10,13 +10,15 @@ from typing import Annotated
 
 import typer
 
-from ..errors import RentalError
+from ..errors import ConfigError, RentalError
 from ..extras import runpod
+from .options import check_range
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Rents a GPU on RunPod. The key comes from RUNPOD_API_KEY alone.",
 )
+CLOUDS = ("COMMUNITY", "SECURE")
 CONSOLE = "console.runpod.io/pods"  # shows what runs, whatever this program says
 
 Gpu = Annotated[str, typer.Option(help="RunPod's name of the card")]
@@ -61,6 +63,11 @@ def up(
     is up to you.
     """
     # a command that cannot work is refused before anything else is asked
+    check_range("stop-after", stop_after, 0, 24 * 365)  # -1 would stop it at once
+    check_range("volume", volume, 0, 100_000)
+    cloud = cloud.upper()
+    if cloud not in CLOUDS:
+        raise ConfigError(f"--cloud {cloud}", f"use one of {', '.join(CLOUDS)}")
     command = runpod.start_command(stop_after, train)
     price, source = runpod.price_now(gpu, cloud)
     hourly = "unknown" if price is None else f"${price:.2f} an hour"
@@ -132,6 +139,12 @@ def fetch(pod: PodId, folder: Folder, yes: Yes = False) -> None:
     """Copies a folder from the pod to the same place here; what is here already is not
     sent again.
     """
+    parts = Path(folder).parts
+    if not parts or Path(folder).is_absolute() or ".." in parts:
+        raise ConfigError(
+            f"{folder!r} is no folder inside the book's",
+            "name one in it, such as runs/pretrain: the copy goes to the same place",
+        )
     found = [each for each in runpod.all_pods() if each["id"] == pod]
     if not found:
         raise RentalError(f"pod {pod} does not exist", "see `tilelli runpod status`")

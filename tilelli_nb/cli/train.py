@@ -121,7 +121,7 @@ def train(
     wandb: Wandb = None,
     gigabytes: Gigabytes = None,
     files: ParquetFiles = None,
-    min_score: MinScore = 0.0,
+    min_score: MinScore = None,
     notes: Notes = "",
 ) -> None:
     """Trains a model and leaves its run record, metrics, samples, checkpoints and

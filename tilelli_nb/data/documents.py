@@ -8,15 +8,19 @@ is read into memory whole.
 import ast
 import difflib
 import json
+import os
 import re
 import sys
 import sysconfig
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 
 from ..errors import DataError, MissingDependency
+from ..files import at_home
+from .encoding import open_text
 from .stories import stories
 
 # The corpora that have a name, and how much of one that never ends.
@@ -52,15 +56,21 @@ def documents(
             "tilelli data fineweb-edu --gigabytes 2",
         )
     # Path("") is the working directory, which nobody means
-    if not str(source) or not Path(source).expanduser().exists():
+    if not str(source) or not exists(at_home(source)):
         near = difflib.get_close_matches(str(source), NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        said = textwrap.shorten(repr(str(source)), 80)
         raise DataError(
-            f"{str(source)!r} is no corpus and no path{hint}",
+            f"{said} is no corpus and no path{hint}",
             f"use one of {', '.join(NAMES)}, or the path of a {', '.join(READERS)} "
             "file or of a folder",
         )
     return up_to(limit, read_documents(source))
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; no path that no system could have."""
+    return os.path.exists(path)  # False where a name is too long, or holds NUL
 
 
 def up_to(limit: float, texts: Iterator[str]) -> Iterator[str]:
@@ -160,10 +170,11 @@ def read_documents(path: str | Path) -> Iterator[str]:
     A .txt with `<|endoftext|>` is cut there and its documents stay as they are, but for
     the newlines around them. Other .txt files are cut at blank lines, else at newlines,
     and the pieces are joined again to documents of at least 1 KB. Empty documents are
-    dropped, bytes that are not UTF-8 become U+FFFD. Raises DataError.
+    dropped. A file is UTF-8, or what its byte order mark says; a few bytes that are not
+    become U+FFFD. Raises DataError, also for a file that is no text.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
+    path = at_home(path)
+    if not exists(path):
         raise DataError(
             f"there is no file or folder {path}",
             "check the spelling, or give the full path",
@@ -183,7 +194,7 @@ def read_documents(path: str | Path) -> Iterator[str]:
         )
     # a function of its own, so that the errors above come at once and not when the
     # first document is asked for
-    return texts_of(files)
+    return read_files(files)
 
 
 def is_readable(file: Path) -> bool:
@@ -191,18 +202,41 @@ def is_readable(file: Path) -> bool:
     return file.suffix.lower() in READERS
 
 
-def files_inside(folder: Path) -> list[Path]:
-    """The readable files of a folder and of those in it, sorted, but no hidden ones."""
-    found = []
-    for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        is_hidden = any(part.startswith(".") for part in parts)
-        if file.is_file() and is_readable(file) and not is_hidden:
-            found.append(file)
+# A folder with one of these was written by this package: a run, or shards.
+OWN_FILES = ("run.json", "manifest.json")
+
+
+def files_inside(folder: Path, skipped: list[str] | None = None) -> list[Path]:
+    """The readable files of a folder and of those in it, sorted, but no hidden ones and
+    none of runs and shards. `skipped` gets the names of what else was there.
+
+    A folder that is a link counts as a folder, once.
+    """
+    found, left = [], [] if skipped is None else skipped
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        is_own = here != folder and any(name in names for name in OWN_FILES)
+        real = os.path.realpath(here)
+        if is_own:
+            left.append(f"{here.relative_to(folder)}/")
+        if is_own or real in seen:  # a link can lead back to where it came from
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = here / name
+            if name.startswith(".") or not file.is_file():
+                continue
+            if is_readable(file):
+                found.append(file)
+            else:
+                left.append(file.relative_to(folder).as_posix())
     return sorted(found, key=Path.as_posix)
 
 
-def texts_of(files: list[Path]) -> Iterator[str]:
+def read_files(files: list[Path]) -> Iterator[str]:
     """Yields the documents of one file after the other, without empty ones."""
     for file in files:
         read = READERS[file.suffix.lower()]
@@ -229,8 +263,7 @@ def read_txt(file: Path) -> Iterator[str]:
 
 def pieces_of(file: Path) -> Iterator[str]:
     """Yields the lines of a .txt, and every `<|endoftext|>` by itself."""
-    # "utf-8-sig" drops a byte order mark; in this mode CRLF is read as LF
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+    with open_text(file) as stream:  # CRLF is read as LF
         for line in stream:
             # the brackets keep the separator among the pieces
             for piece in re.split(f"({re.escape(SEPARATOR)})", line):
@@ -293,11 +326,9 @@ def join_short(
 
 def read_jsonl(file: Path) -> Iterator[str]:
     """Yields the `text` of every line. Raises DataError that names the line."""
-    with file.open("rb") as stream:  # bytes: a line ends at \n and nowhere else
+    with open_text(file, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
-            # only a file's beginning can be a byte order mark
-            encoding = "utf-8-sig" if number == 1 else "utf-8"
-            text = line.decode(encoding, errors="replace").strip()
+            text = line.strip()
             if not text:
                 continue
             try:
@@ -327,34 +358,73 @@ def read_parquet(file: Path) -> Iterator[str]:
         ) from error
     try:
         table = pq.ParquetFile(file)
-    except ValueError as error:  # ArrowInvalid is one
+    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
         raise DataError(
             f"{file.name} is not a parquet file", "download or write it again"
         ) from error
     with table:
-        columns = table.schema_arrow.names
-        if "text" not in columns:
+        schema = table.schema_arrow
+        if "text" not in schema.names:
             raise DataError(
-                f"{file.name} has no column `text`, only {', '.join(columns)}",
+                f"{file.name} has no column `text`, only {', '.join(schema.names)}",
                 "rename the column that holds the text to `text`",
             )
-        for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-            for text in batch.column(0).to_pylist():
-                if isinstance(text, str):  # a row may have none
-                    yield text
+        kind = str(schema.field("text").type)
+        if "string" not in kind:
+            raise DataError(
+                f"the column `text` of {file.name} holds {kind}, not text",
+                "rename the column that holds the text to `text`",
+            )
+        try:
+            for batch in table.iter_batches(batch_size=1024, columns=["text"]):
+                for text in batch.column(0).to_pylist():
+                    if text is not None:  # a row may have none
+                        yield text
+        # a damaged page, or a string that is no UTF-8
+        except (ValueError, OSError) as error:
+            raise DataError(
+                f"{file.name} is damaged ({type(error).__name__})",
+                "download or write it again",
+            ) from error
 
 
+TEXT_KINDS = (".txt", ".jsonl")
 READERS = {".txt": read_txt, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
-def train_val_files(path: str | Path) -> tuple[Path, Path] | None:
-    """A folder's own split: its train.* and val.* (or None where it lacks one of
-    them).
+# What a file that begins or ends so is for: valid.txt, train-00000-of-00002.parquet,
+# TinyStories-valid.txt; or one in a folder of that name.
+SIDES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+
+def side_of(file: Path, folder: Path) -> str | None:
+    """Which side of a split a file of the folder is for: "train", "val", "test", or
+    None where its name says nothing.
     """
-    split = {}
-    for file in sorted(Path(path).expanduser().glob("*.*")):
-        if is_readable(file) and file.stem in ("train", "val"):
-            split.setdefault(file.stem, file)  # the first of several
-    if len(split) < 2:
-        return None
-    return split["train"], split["val"]
+    *parents, name = file.relative_to(folder).parts
+    words = re.split(r"[-_.\s]+", Path(name).stem.lower())
+    for word in (words[0], words[-1], *(parent.lower() for parent in parents)):
+        if word in SIDES:
+            return SIDES[word]
+    return None
+
+
+def train_val_files(path: str | Path) -> tuple[Path, Path] | None:
+    """A folder's own split: the first file for each side, by the names of its files (or
+    None where it lacks one of them).
+    """
+    folder = at_home(path)
+    split: dict[str | None, Path] = {}
+    for file in files_inside(folder):
+        split.setdefault(side_of(file, folder), file)
+    if "train" in split and "val" in split:
+        return split["train"], split["val"]
+    return None

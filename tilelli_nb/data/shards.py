@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..files import write_atomic
+from ..files import at_home, write_atomic
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = 64 * 2**20  # text bytes between two commits of the writer
@@ -40,7 +40,8 @@ def prepare_shards(
     same documents: those before it are read again and passed over, unless `documents`
     has `state()` and `resume(state)`. Raises DataError for fewer than two documents.
     """
-    writer = ShardWriter(Path(folder), source, revision, shard_bytes)
+    folder = at_home(folder)
+    writer = ShardWriter(folder, source, revision, shard_bytes)
     if not writer.manifest["complete"]:
         cursor = None
         if val_documents is None and hasattr(documents, "resume"):
@@ -196,10 +197,30 @@ class ShardWriter:
 # The manifest
 
 
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder has a manifest that is ours; other programs have files of that
+    name, too.
+    """
+    try:
+        read_manifest(folder)
+    except DataError as error:
+        # one that was ours, and is damaged, must not be passed over
+        return "is not JSON" in error.problem
+    return True
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of shards. Raises DataError when there is none."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not manifest.keys() >= {"format", "source", "documents_read", "shards"}:
+            raise KeyError
+        return manifest
+    except (AttributeError, KeyError):
+        raise DataError(
+            f"the {MANIFEST} in {folder.name} is another program's",
+            "choose another folder, or move that file away",
+        ) from None
     except OSError:
         raise DataError(
             f"{folder.name} holds no shards",
@@ -220,8 +241,14 @@ def shards_of(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
 def fingerprint(path: Path) -> str:
     """sha256 of a file's bytes, or of the names and digests of a folder's files."""
     if not path.is_dir():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path.name}: {error.strerror}",
+                "check path and permissions",
+            ) from None
     lines = []
     for file in sorted(path.rglob("*")):
         if file.is_file():
@@ -352,7 +379,7 @@ def open_shards(folder: str | Path, verify: bool = True) -> Shards:
     """Maps the shards of a folder into memory after checking size and sha256. Raises
     DataError for an altered one.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     manifest = read_manifest(folder)
     sides = {}
     for split in ("train", "val"):

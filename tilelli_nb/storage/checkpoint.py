@@ -136,13 +136,34 @@ def why_unreadable(name: str, data: bytes) -> tuple[str, str]:
     )
 
 
+def refuse_to_lose_weights(folder: str | Path) -> None:
+    """Raises CheckpointError where a packed model would take the place of one that is
+    not, whose latent weights would be gone.
+    """
+    path = Path(folder) / MODEL_FILE
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())  # it is no dictionary
+    except (OSError, safetensors.SafetensorError):
+        return  # nothing there, or nothing that anybody could read
+    if not any(name.endswith(".codes") for name in names):
+        raise CheckpointError(
+            f"{folder} holds a model with its latent weights: a packed one in its "
+            "place would be for inference only",
+            "choose another folder for the packed model",
+        )
+
+
 def save_model(
     folder: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
 ) -> None:
     """Writes model.safetensors, which holds everything, and config.json for people and
-    hubs to read.
+    hubs to read. Raises CheckpointError where that would destroy what cannot be made
+    again.
     """
     folder = Path(folder)
+    if "packed" in metadata:
+        refuse_to_lose_weights(folder)
     write_tensors(folder / MODEL_FILE, tensors, metadata)
     # the name that transformers looks for
     config = {"model_type": "tilelli", **metadata["config"]}
@@ -175,11 +196,20 @@ def read_model(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, metadata
 
 
-def latest_valid(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Reads the newest whole checkpoint in `folder`, with a warning for each newer one
-    that is not; None if none is.
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint: 500 of step-00000500.safetensors."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def latest_valid(
+    folder: Path, last_step: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Reads the newest whole checkpoint in `folder` (up to `last_step`, if given), with
+    a warning for each newer one that is not; None if none is.
     """
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        if last_step is not None and step_of(path) > last_step:
+            continue
         try:
             tensors, metadata = read_tensors(path)
         except CheckpointError as error:

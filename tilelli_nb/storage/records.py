@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import load_lines
+from ..files import at_home, is_file, load_lines
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # The keys of run.json, in the order in which they are written.
 KEYS = (
@@ -86,11 +86,23 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that holds the package, with + when it has local
-    changes; None outside of one.
+    """The commit of the book's checkout that holds the package, with + when it has
+    local changes; None outside of one.
+
+    Another repository around the package, such as a project with its .venv inside, says
+    nothing about the code.
     """
+    root = git("rev-parse", "--show-toplevel")
+    is_tracked = git("ls-files", "--", "__init__.py")
+    if not root or not is_tracked or Path(root).resolve() != PACKAGE.parent:
+        return None
     # a commit's hash even where a tag is near: --exclude takes every tag away
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+
+
+def git(*arguments: str) -> str | None:
+    """What git says in the package's folder; None where it says nothing."""
+    command = ["git", *arguments]
     try:
         done = subprocess.run(
             command, cwd=PACKAGE, capture_output=True, text=True, timeout=10
@@ -144,8 +156,8 @@ def runs_folder(start: Path | None = None) -> Path:
 
 def run_folder(name: str | Path, file: str) -> Path:
     """The folder `name` if it holds `file`, else the committed run of that name."""
-    if (Path(name) / file).is_file():
-        return Path(name)
+    if is_file(at_home(name) / file):
+        return at_home(name)
     return runs_folder() / name
 
 
@@ -155,13 +167,20 @@ def load_record(name: str | Path) -> dict[str, Any]:
     """
     folder = run_folder(name, "run.json")
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        # the first records had fewer keys, but never without these
+        if {"name", "kind", "config", "started"} <= record.keys():
+            return record
+        problem = f"the run.json of {folder.name} is no run record"
     except OSError:
         problem = f"the run record {folder.name} does not exist"
-    except ValueError:
-        problem = f"the run record {folder.name} is not JSON"
-    known = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
-    raise DataError(problem, f"the records are {', '.join(known)}")
+    except (ValueError, AttributeError):
+        problem = f"the run record {folder.name} is not JSON, or damaged"
+    known = "give the folder of a run, or mend its run.json"
+    with suppress(DataError):  # installed without the book
+        names = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
+        known = f"the records are {', '.join(names)}"
+    raise DataError(problem, known)
 
 
 def load_metrics(name: str | Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@ stopped and killed at any moment.
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,8 @@ from tqdm import tqdm
 
 from ..config import Config, TrainConfig
 from ..data.shards import Shards
-from ..data.tokenizer import ByteTokenizer
 from ..errors import TrainingError
-from ..files import append_line, keep_lines, write_atomic
+from ..files import append_line, at_home, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
@@ -28,10 +26,11 @@ from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory
 from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
+from .guard import LossGuard, go_back, not_finite
 from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
 from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
-from .progress import Pace, introduction, progress_bar
+from .progress import Pace, introduction, progress_bar, write_sample
 from .resuming import (
     JSONL_FILES,
     check_limits,
@@ -40,10 +39,6 @@ from .resuming import (
     sole_writer,
     weights_in,
 )
-
-SPIKE = 1.5  # nats above the median of the last 20 logged losses: not noise any more
-SAMPLE_BYTES = 400
-SAMPLE_TEMPERATURE = 0.8
 
 
 def train(
@@ -77,7 +72,7 @@ def train(
     """
     check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
-    run = Run(lm, shards, Path(out), device, prompt, on_log)
+    run = Run(lm, shards, at_home(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
         run.begin(resume, minutes, notes)
@@ -114,12 +109,21 @@ def run_steps(run: "Run", stop_at: int, compiled: bool | None, progress: bool) -
                 tqdm.write(expected_end)
             # Shards that another program has added since are trained on from here.
             has_grown = run.may_grow(last_step) and run.grow()
-            if has_grown or run.is_log_step():
+            is_log_step = has_grown or run.is_log_step()
+            is_save_due = run.processes.any(run.is_save_due())
+            if not (is_log_step or is_save_due or run.is_sample_step()):
+                continue
+            trouble = run.check_loss(is_log_step)
+            if trouble:
+                go_back(run, trouble)
+                bar.update(run.step * run.step_bytes - bar.n)
+                continue
+            if is_log_step:
                 bar.set_postfix_str(run.log(has_grown))
             if run.is_sample_step():
-                run.sample()
-            if run.processes.any(run.is_save_due()):
-                run.save()
+                write_sample(run)
+            if is_save_due:
+                run.save_unless_troubled()
         run.save()  # the last step, or the one at which it was stopped
 
 
@@ -153,8 +157,12 @@ class Run:
         self.saved_at = time.perf_counter()
         self.precision = "fp32"  # of the products: begin() decides
         self.last: dict[str, Tensor] = {}  # loss, balance, ... of the latest step
+        self.means: dict[
+            str, Tensor
+        ] = {}  # the same over all processes, when looked at
         self.batches: Prefetch | None = None  # made ahead, while training
-        self.losses: list[float] = []  # as logged
+        self.guard = LossGuard()
+        self.save_waits = False  # until the loss is as usual again
         self.final_bpb: float | None = None
         self.stopped_by: str | None = None  # a signal's name, or "budget"
         # begin() sets these, and ready() the last one:
@@ -201,7 +209,8 @@ class Run:
         """Whether a checkpoint is due, by steps or by the clock."""
         minutes = (time.perf_counter() - self.saved_at) / 60
         is_late = minutes >= self.settings.checkpoint_minutes
-        return is_late or self.is_every(self.settings.checkpoint_every)
+        is_due = is_late or self.is_every(self.settings.checkpoint_every)
+        return is_due or self.save_waits
 
     # Beginning and resuming
 
@@ -223,6 +232,11 @@ class Run:
                 f"{self.out.name} holds checkpoints of a run whose run.json is gone",
                 "choose another --out; or, to give that run up, remove checkpoints/",
             )
+        elif (self.out / checkpoint.MODEL_FILE).is_file():
+            raise TrainingError(
+                f"{self.out.name} holds a model already, which this run would replace",
+                "choose another --out",
+            )
         else:
             self.start_record(minutes, notes)
         # Made anew: load() then fills in the moments and the generator's state.
@@ -236,7 +250,6 @@ class Run:
             # Lines of steps after the checkpoint will be written again.
             for name in JSONL_FILES:
                 keep_lines(self.out / name, self.step)
-            self.losses = [line["loss"] for line in records.load_metrics(self.out)]
 
     def start_record(self, minutes: float | None, notes: str) -> None:
         """Decides what a new run leaves open, and notes it."""
@@ -259,20 +272,33 @@ class Run:
         )
 
     def load(self) -> None:
-        """Takes up the newest whole checkpoint, if the run was not killed before it."""
+        """Goes on from the newest checkpoint, if the run was not killed before it."""
+        state = self.take_up()
+        if state:
+            check_same_run(self.record, state, self.out)
+            self.clock.go_on(state["wall_s"], state["train_s"])
+            self.saved_step = self.step
+
+    def take_up(self) -> dict[str, Any] | None:
+        """Takes everything but the time from the newest whole checkpoint, and returns
+        what it says; None where there is none.
+        """
         found = checkpoint.latest_valid(self.out / "checkpoints")
         if found is None:
-            return
+            return None
         tensors, state = found
-        check_same_run(self.record, state, self.out)
         self.lm.load_weights(weights_in(tensors))
         load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
         # Shards may have been added since the run began: those of the checkpoint count.
         if "data" in state:
             self.shards = self.opened.as_described(state["data"])
-        self.clock.go_on(state["wall_s"], state["train_s"])
-        self.step = self.saved_step = state["step"]
+        self.step = state["step"]
+        self.guard = LossGuard()
+        # the first checkpoints said nothing of what was usual
+        self.guard.go_on(state.get("guard", {"good_step": self.step}))
+        self.save_waits = False
+        return state
 
     # Steps
 
@@ -326,23 +352,33 @@ class Run:
         )
         if count == len(self.shards.train.shards):
             return False
-        self.shards = self.shards.grown(count)
+        self.shards = self.opened = self.shards.grown(count)
         if self.batches:  # those made ahead came from the smaller corpus
             self.batches.restart()
         return True
 
     # Looking at the run
 
+    def check_loss(self, is_logged: bool) -> str | None:
+        """Looks at the loss and the gradient of the latest step, which waits for a GPU.
+        The words for what is wrong with them, in all processes the same, or None.
+        """
+        # Every process has its share of the batch: the mean is that of all of it.
+        self.means = {n: self.processes.mean(value) for n, value in self.last.items()}
+        loss, grad_norm = float(self.means["loss"]), float(self.means["grad_norm"])
+        trouble = not_finite(self.step, loss, grad_norm)
+        if trouble is None and is_logged:
+            trouble = self.guard.judge(self.step, loss)
+        return trouble
+
     def log(self, has_grown: bool = False) -> str:
         """Appends a line to metrics.jsonl and returns the few figures that the progress
         bar shows.
         """
-        # Every process has its share of the batch: the mean is that of all of it.
-        means = {name: self.processes.mean(value) for name, value in self.last.items()}
         if not self.processes.is_first:
             return ""
-        loss = self.check_loss(float(means["loss"]))
-        self.losses.append(loss)
+        means = self.means
+        loss = float(means["loss"])
         line = {
             "step": self.step,
             "bytes_seen": self.step * self.step_bytes,
@@ -356,6 +392,9 @@ class Run:
         figures = f"loss {loss:.3f}"
         if has_grown:
             line["train_shards"] = len(self.shards.train.shards)
+        setback = self.guard.note()
+        if setback:
+            line["went_back"] = setback
         if self.is_every(self.settings.eval_every):
             line["val_bpb"] = self.evaluate()
             figures += f", held out {line['val_bpb']:.3f} bits per byte"
@@ -375,57 +414,25 @@ class Run:
         self.final_bpb = val_bpb if is_last else None
         return val_bpb
 
-    def check_loss(self, loss: float) -> float:
-        """The loss, if it and the gradient are numbers and it has not jumped above what
-        was usual. Raises TrainingError.
-        """
-        self.check_finite(loss)
-        if len(self.losses) > 4:
-            usual = statistics.median(self.losses[-20:])
-            if loss >= usual + SPIKE:
-                self.give_up(loss, f"; {usual:.4g} was usual")
-        return loss
-
-    def check_finite(self, loss: float) -> None:
-        """Raises TrainingError when the loss or the gradient is no number any more."""
-        if not math.isfinite(loss + float(self.last["grad_norm"])):
-            self.give_up(loss)
-
-    def give_up(self, loss: float, usually: str = "") -> None:
-        """Raises TrainingError, which says from where to begin again."""
-        start = ""
-        if self.saved_step:
-            step = f"{self.saved_step:,}"
-            start = f" from its checkpoint of step {step} (--init {self.out})"
-        raise TrainingError(
-            f"the loss is {loss:.4g} at step {self.step:,}{usually}",
-            f"begin another run{start}, with a lower --lr "
-            f"(now {self.settings.lr:g}) or a longer warm-up",
-        )
-
-    def sample(self) -> None:
-        """Appends a text that the model writes to samples.jsonl."""
-        if not self.processes.is_first:
-            return
-        self.check_finite(float(self.last["loss"]))  # a broken model has nothing to say
-        tokenizer = ByteTokenizer()
-        with self.clock.aside():
-            self.lm.eval()
-            ids = self.lm.generate(
-                tokenizer.encode(self.prompt),
-                max_new=SAMPLE_BYTES,
-                temperature=SAMPLE_TEMPERATURE,
-                seed=self.settings.seed,
-            )
-            self.lm.train()
-        line = {"step": self.step, "text": tokenizer.decode(ids)}
-        append_line(self.out / "samples.jsonl", line)
-
     # Files
 
+    def save_unless_troubled(self) -> None:
+        """Writes a checkpoint, or waits with it while the loss is too high: the one
+        before may be needed.
+        """
+        self.save_waits = bool(self.guard.row)
+        if not self.save_waits:
+            self.save()
+
     def save(self) -> None:
-        """Writes a checkpoint, unless this step already has one."""
+        """Writes a checkpoint, unless this step already has one. Where the loss is no
+        number, the run goes back instead.
+        """
         if self.step == self.saved_step:
+            return
+        trouble = self.check_loss(is_logged=False)
+        if trouble:
+            go_back(self, trouble)
             return
         if self.processes.is_first:
             self.write_checkpoint()
@@ -434,7 +441,6 @@ class Run:
 
     def write_checkpoint(self) -> None:
         """Writes everything that a resumed run needs, and drops older checkpoints."""
-        self.check_finite(float(self.last["loss"]))
         tensors = {f"model.{name}": t for name, t in self.lm.state_dict().items()}
         tensors |= moments_of(self.optimizer)
         tensors["generator"] = self.batches.state
@@ -447,6 +453,7 @@ class Run:
                 "wall_s": self.clock.seconds(),
                 "train_s": self.clock.training_seconds(),
                 "data": self.shards.describe(),
+                "guard": self.guard.state(),
             }
             name = f"step-{self.step:08d}.safetensors"
             checkpoint.write_tensors(folder / name, tensors, state)
@@ -488,6 +495,7 @@ class Run:
         results = {
             "processes": self.processes.world,
             "stopped_by": self.stopped_by,
+            "went_back": self.guard.setbacks,
             "data_wait_share": self.batches.waited_s / self.clock.training_seconds(),
         }
         write_atomic(self.out / "results.json", records.dumps(results))

@@ -4,6 +4,7 @@ update over micro-batches.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +109,12 @@ def update(
     fp32.
     """
     compute = loss_terms or lm.loss_terms
+    pairs = list(zip(batch[::2], batch[1::2], strict=True))
     totals = []
-    for x, targets in zip(batch[::2], batch[1::2], strict=True):
-        totals.append(add_gradients(lm, compute, x, targets, config, precision))
+    for number, (x, targets) in enumerate(pairs, start=1):
+        is_last = number == len(pairs)
+        total = add_gradients(lm, compute, x, targets, config, precision, is_last)
+        totals.append(total)
     # A batch that is unlike all others moves the weights no further than this.
     norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
     for group in optimizer.param_groups:
@@ -127,23 +131,33 @@ def add_gradients(
     targets: Tensor,
     config: TrainConfig,
     precision: str,
+    is_last: bool,
 ) -> dict[str, Tensor]:
     """Adds the gradients of x and targets (rows, T), averaged over the predicted bytes,
     to those that are there. Returns their loss, balance and router use.
+
+    Processes average their gradients once a step, behind the last part of all.
     """
     device = next(lm.parameters()).device
     predicted = int((targets != IGNORE).sum())  # padding is not
-    micro_batches = zip(
-        x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
-    )
+    parts_of_x = x.split(config.micro_batch)
+    parts_of_targets = targets.split(config.micro_batch)
     total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
-    for some_x, some_targets in micro_batches:
+    left = len(parts_of_x)
+    for some_x, some_targets in zip(parts_of_x, parts_of_targets, strict=True):
+        left -= 1
         some_x = some_x.to(device, non_blocking=True)
         some_targets = some_targets.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            terms = compute(some_x, some_targets)
-        # Divided by the whole batch: the gradients of its parts add up.
-        terms.objective(config.balance_weight, predicted, len(x)).backward()
+        autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=precision == "bf16"
+        )
+        more_will_come = left > 0 or not is_last
+        alone = more_will_come and hasattr(compute, "no_sync")
+        with compute.no_sync() if alone else nullcontext():
+            with autocast:
+                terms = compute(some_x, some_targets)
+            # Divided by the whole batch: the gradients of its parts add up.
+            terms.objective(config.balance_weight, predicted, len(x)).backward()
         total["loss"] += terms.nats.detach() / predicted
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)

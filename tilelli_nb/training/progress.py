@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..data.tokenizer import ByteTokenizer
+from ..files import append_line
+
 TIMED_STEPS = 5
+SAMPLE_BYTES = 400
+SAMPLE_TEMPERATURE = 0.8
 
 
 def introduction(run: Any) -> str:
@@ -33,6 +38,24 @@ def progress_bar(run: Any, shows: bool) -> tqdm:
         unit_scale=True,
         disable=not shows,
     )
+
+
+def write_sample(run: Any) -> None:
+    """Appends a text that the model writes to samples.jsonl."""
+    if not run.processes.is_first:
+        return
+    tokenizer = ByteTokenizer()
+    with run.clock.aside():
+        run.lm.eval()
+        ids = run.lm.generate(
+            tokenizer.encode(run.prompt),
+            max_new=SAMPLE_BYTES,
+            temperature=SAMPLE_TEMPERATURE,
+            seed=run.settings.seed,
+        )
+        run.lm.train()
+    line = {"step": run.step, "text": tokenizer.decode(ids)}
+    append_line(run.out / "samples.jsonl", line)
 
 
 class Pace:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, DataError, TrainingError
-from ..files import keep_lines, write_atomic
+from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
 
 # Settings that change no result, so that a resumed run may have others.
@@ -125,7 +125,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     The run in `source` is not disturbed and may go on. Returns the configuration of the
     new run, which is then resumed. Raises TrainingError, CheckpointError, DataError.
     """
-    if (out / "run.json").is_file():
+    if is_file(out / "run.json"):
         raise TrainingError(
             f"{out.name} already holds a run", "choose another --out for the branch"
         )
@@ -149,6 +149,8 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     record["run_id"] = state["run_id"] = uuid4().hex  # a run of its own from here
     name = f"step-{state['step']:08d}.safetensors"
     state["config"] = config.to_dict()
+    if "guard" in state:
+        state["guard"]["setbacks"] = []  # the branch may go back once, too
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
     # The curve of the branch begins with that of the run it came from.
     for name in JSONL_FILES:

@@ -1,0 +1,84 @@
+"""`--init`: weights go into a model of the sizes that they were trained with."""
+
+import pytest
+from test_train import TEXT
+from typer.testing import CliRunner
+
+from tilelli_nb import TilelliLM, load_config, load_record, prepare_shards
+from tilelli_nb.cli.app import app
+from tilelli_nb.errors import CheckpointError
+
+SIZES = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "keep": 4, "context": 32}
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Runs `tilelli train --init` with some sizes changed; returns what came of it."""
+    prepare_shards(TEXT, tmp_path / "shards", "cats")
+    lm = TilelliLM(load_config("nano").with_model(**SIZES))
+    lm.save_pretrained(tmp_path / "old")
+
+    def run(**sizes):
+        lines = [f"  {name}: {value}" for name, value in {**SIZES, **sizes}.items()]
+        config = "\n".join(["model:", *lines, "train: {steps: 1, batch: 2}", ""])
+        (tmp_path / "new.yaml").write_text(config)
+        arguments = ["train", "--corpus", tmp_path / "shards", "--init"]
+        arguments += [tmp_path / "old", "--config", tmp_path / "new.yaml"]
+        arguments += ["--device", "cpu", "--out", tmp_path / "run"]
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("size", "there", "here"),
+    [
+        ("n_heads", 2, 4),  # no tensor shows it
+        ("block", "routed", "vanilla"),
+        ("context", 32, 64),
+        ("conv_width", 5, 3),
+    ],
+)
+def test_weights_for_another_model_are_refused_by_name(
+    begin, tmp_path, size, there, here
+):
+    error = begin(**{size: here}).exception
+    assert isinstance(error, CheckpointError)
+    assert f"were trained with {size} {there}, not {here}" in error.problem
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_all_that_differs_is_named(begin):
+    error = begin(n_heads=1, n_blocks=2, keep=3).exception
+    assert "n_blocks 1, not 2, n_heads 2, not 1" in error.problem
+
+
+def test_another_keep_is_a_choice_that_is_written_down(begin, tmp_path):
+    done = begin(keep=8)
+    assert done.exit_code == 0, done.exception
+    notes = load_record(tmp_path / "run")["notes"]
+    assert "trained with keep 4, not 8" in notes and "keep 4, not 8" in done.stderr
+
+
+def test_what_a_vanilla_block_does_not_have_cannot_differ(begin, tmp_path):
+    vanilla = load_config("nano").with_model(**SIZES, block="vanilla")
+    TilelliLM(vanilla).save_pretrained(tmp_path / "old")
+    assert begin(block="vanilla", keep=8, conv_width=3).exit_code == 0
+
+
+def test_the_same_sizes_need_no_word(begin, tmp_path):
+    done = begin()
+    assert done.exit_code == 0, done.exception
+    notes = load_record(tmp_path / "run")["notes"]
+    assert notes == f"Started from the weights of {tmp_path / 'old'}."
+
+
+def test_a_keep_that_nobody_asked_for_is_refused(tmp_path):
+    """Without --config the sizes are those of nano, which is nobody's choice."""
+    lm = TilelliLM(load_config("nano").with_model(keep=5))
+    lm.save_pretrained(tmp_path / "old")
+    prepare_shards(TEXT, tmp_path / "shards", "cats")
+    arguments = ["train", "--corpus", tmp_path / "shards", "--init", tmp_path / "old"]
+    arguments += ["--steps", "1", "--device", "cpu", "--out", tmp_path / "run"]
+    error = CliRunner().invoke(app, [*map(str, arguments)]).exception
+    assert isinstance(error, CheckpointError) and "keep 5, not 16" in error.problem

@@ -1,0 +1,108 @@
+"""Every option that is given is used or refused; numbers that mean nothing are refused."""
+
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from tilelli_nb import TilelliError
+from tilelli_nb.cli.app import app
+from tilelli_nb.data.corpus import prepare_corpus
+from tilelli_nb.errors import ConfigError, DataError
+
+GIB = ["data", "fineweb-edu", "--files", "there"]
+RUN = ["train", "--corpus", "mine.txt", "--steps", "1", "--out", "run"]
+UP = ["runpod", "up"]
+REFUSED = [
+    # nothing that the corpus could use
+    (["data", "stories", "--gigabytes", "1"], "--gigabytes is for fineweb-edu"),
+    (["data", "stories", "--gigabytes", "0"], "--gigabytes 0"),
+    (["data", "stories", "--min-score", "0"], "--min-score is for fineweb-edu"),
+    (["data", "stories", "--rank", "0"], "--rank is for fineweb-edu"),
+    (["data", "stories", "--world", "1"], "--world is for fineweb-edu"),
+    (
+        ["data", "mine.txt", "--megabytes", "1", "--seed", "0"],
+        "--megabytes, --seed are",
+    ),
+    (["data", "mine.txt", "--seed", "3"], "--seed is for text that is made here"),
+    (["data", "docs", "--seed", "3"], "--seed is for stories, not for docs"),
+    ([*GIB, "--gigabytes", "1", "--megabytes", "1"], "--megabytes is not for --gig"),
+    (["data", "fineweb-edu", "--seed", "0"], "--seed is not for fineweb-edu"),
+    # numbers that mean nothing
+    (["data", "stories", "--megabytes", "0"], "--megabytes 0"),
+    (["data", "stories", "--megabytes", "nan"], "--megabytes nan"),
+    (["data", "stories", "--megabytes", "inf"], "--megabytes inf"),
+    (["data", "stories", "--seed", "-1"], "--seed -1"),
+    ([*GIB, "--gigabytes", "-1"], "--gigabytes -1"),
+    ([*GIB, "--gigabytes", "nan"], "--gigabytes nan"),
+    ([*GIB, "--min-score", "6"], "--min-score 6"),
+    ([*GIB, "--min-score", "nan"], "--min-score nan"),
+    ([*GIB, "--world", "0"], "rank 0 of 0 nodes"),
+    (["train", "--corpus", "fineweb-edu", "--gigabytes", "nan"], "--gigabytes nan"),
+    (["train", "--corpus", "fineweb-edu", "--gigabytes", "0"], "--gigabytes 0"),
+    ([*RUN, "--min-score", "0"], "--min-score is for fineweb-edu that is"),
+    ([*RUN, "--lr", "inf"], "train.lr = inf"),
+    ([*RUN, "--lr", "nan"], "train.lr = nan"),
+    ([*RUN, "--seed", str(2**63)], f"train.seed = {2**63}"),
+    ([*RUN, "--usd-per-hour", "nan"], "nan is not a price"),
+    ([*RUN, "--usd-per-hour", "-1"], "-1.0 is not a price"),
+    ([*RUN, "--wandb", ""], "--wandb has no project"),
+    ([*RUN, "--config", ""], "there is no configuration ''"),
+    ([*RUN, "--init", ""], "holds no model.safetensors"),
+    (["train", "--corpus", ""], "'' is no corpus"),
+    (["generate", "hi", "--temperature", "nan"], "temperature = nan"),
+    (["generate", "hi", "--max-new", "-1"], "max_new = -1"),
+    (["generate", "hi", "--top-k", "0"], "top_k = 0"),
+    (["generate", "hi", "--top-p", "0"], "top_p = 0"),
+    (["generate", "hi", "--seed", str(2**63)], f"seed = {2**63}"),
+    (["cost", "--usd-per-hour", "nan"], "nan is not a price"),
+    (["cost", "--bytes-per-s", "nan"], "nan bytes a second"),
+    (["cost", "--bytes-per-s", "inf"], "inf bytes a second"),
+    (["cost", "--bytes-per-s", "0"], "0.0 bytes a second"),
+    (["cost", "--steps", "0"], "train.steps = 0"),
+    ([*UP, "--stop-after", "-1"], "--stop-after -1"),
+    ([*UP, "--stop-after", "nan"], "--stop-after nan"),
+    ([*UP, "--volume", "-1"], "--volume -1"),
+    ([*UP, "--cloud", "SECRUE"], "--cloud SECRUE"),
+    (["runpod", "fetch", "p", "/etc", "--yes"], "'/etc' is no folder inside"),
+    (["runpod", "fetch", "p", "../x", "--yes"], "'../x' is no folder inside"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "problem"), REFUSED, ids=lambda x: str(x)[-60:])
+def test_an_option_is_used_or_refused(tmp_path, monkeypatch, arguments, problem):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    paragraphs = [f"This is paragraph {i}, which says little." * 9 for i in range(20)]
+    (tmp_path / "mine.txt").write_text("\n\n".join(paragraphs))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.parquet").touch()
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, TilelliError) and error.fix
+    assert problem in error.problem
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_what_is_given_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, folder in (
+        (["stories", "--megabytes", "0.02", "--seed", "3"], "stories-0.02mb-seed3"),
+        (["stories", "--megabytes", "0.02"], "stories-0.02mb-seed0"),
+    ):
+        done = CliRunner().invoke(app, ["data", *arguments])
+        assert done.exit_code == 0 and f"data/{folder}" in done.stdout
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    done = CliRunner().invoke(app, [*UP, "--cloud", "secure", "--stop-after", "0"])
+    assert "secure cloud" in done.stdout and "NOTHING STOPS IT" in done.stdout
+
+
+@pytest.mark.parametrize("size", [0, -1.0, math.nan, math.inf])
+def test_no_size_from_python(tmp_path, monkeypatch, size):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="megabytes of stories"):
+        prepare_corpus("stories", megabytes=size)
+
+
+def test_a_price_of_nothing_is_a_price():
+    done = CliRunner().invoke(app, ["cost", "--usd-per-hour", "0", "--gpu", "A6000"])
+    assert done.exit_code == 0 and not isinstance(done.exception, ConfigError)
