@@ -18,6 +18,11 @@ POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
 TEXT_SHARE = 1 / 8  # rows of text for each conversation: a third of the bytes
 
 
+def text_rows(rows: int) -> int:
+    """How many rows of text go with this many conversations."""
+    return max(1, round(TEXT_SHARE * rows))
+
+
 class ChatRows:
     """Conversations, and the text whose memory they would overwrite.
 
@@ -70,9 +75,13 @@ class ChatRows:
             F.pad(wanted, (0, length - len(wanted)), value=IGNORED)
             for _, wanted in chosen
         ]
-        text_rows = max(1, round(TEXT_SHARE * rows))
-        text = self.text.batch(text_rows, context, generator)
+        text = self.text.batch(text_rows(rows), context, generator)
         return torch.stack(x), torch.stack(targets), *text
+
+    def step_bytes(self, rows: int, context: int) -> int:
+        """How many bytes a batch has, on average and without its padding."""
+        mean_length = sum(len(ids) for ids, _ in self.rows) / len(self.rows)
+        return round(rows * mean_length) + text_rows(rows) * context
 
     def describe(self) -> dict[str, Any]:
         """What a run record says about its data: of the text, and of the rows."""
@@ -100,4 +109,3 @@ class ChatRows:
 
     def grown(self, train: int | None = None) -> None:
         """Nothing is added while a model learns to chat."""
-        return None

@@ -7,10 +7,12 @@ import typer
 
 from ..errors import TilelliError
 from . import runpod
+from .chat import chat
 from .cost import cost
 from .data import data
 from .generate import PromptCommand, generate, score
 from .models import info, pack, push
+from .sft import sft
 from .train import train
 
 app = typer.Typer(
@@ -23,7 +25,7 @@ app = typer.Typer(
     "then train your own with `tilelli train`.",
 )
 # `tilelli --help` lists them in this order
-for command in (data, train, generate, score, pack, info, push, cost):
+for command in (data, train, sft, chat, generate, score, pack, info, push, cost):
     app.command(cls=PromptCommand if command is generate else None)(command)
 app.add_typer(runpod.app, name="runpod")
 

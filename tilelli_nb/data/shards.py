@@ -319,6 +319,10 @@ class Shards:
         stacked = torch.from_numpy(np.stack(windows)).long()  # (rows, context + 1)
         return stacked[:, :-1], stacked[:, 1:]
 
+    def step_bytes(self, rows: int, context: int) -> int:
+        """How many bytes a batch has."""
+        return rows * context
+
     def describe(self) -> dict[str, Any]:
         """What a run record says about its data."""
         digests = "".join(shard["sha256"] for shard in self.manifest["shards"])

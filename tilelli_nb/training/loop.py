@@ -179,7 +179,8 @@ class Run:
     @property
     def step_bytes(self) -> int:
         """Bytes that one step reads, in all processes together."""
-        return self.settings.batch * self.config.model.context
+        context = self.config.model.context
+        return self.shards.step_bytes(self.settings.batch, context)
 
     def gpu_seconds(self) -> float:
         """What is paid for: every process has a GPU of its own."""

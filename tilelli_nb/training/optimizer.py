@@ -139,7 +139,8 @@ def add_gradients(
     Processes average their gradients once a step, behind the last part of all.
     """
     device = next(lm.parameters()).device
-    predicted = int((targets != IGNORE).sum())  # padding is not
+    # Padding is not predicted. A tensor, because nobody waits for its value.
+    predicted = (targets != IGNORE).sum().to(device, non_blocking=True)
     parts_of_x = x.split(config.micro_batch)
     parts_of_targets = targets.split(config.micro_batch)
     total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}

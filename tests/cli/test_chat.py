@@ -1,0 +1,133 @@
+"""`tilelli sft` and `tilelli chat`: from a pretrained model to a conversation."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tilelli_nb import TilelliLM
+from tilelli_nb.cli import chat as chat_module
+from tilelli_nb.cli.app import app
+from tilelli_nb.errors import CheckpointError, ConfigError
+from tilelli_nb.inference.chatting import Gate, Spoken, write_gate
+
+
+def tilelli(*arguments, **options):
+    return CliRunner().invoke(app, [*map(str, arguments)], **options)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A run of two steps: enough for a folder, not for an answer."""
+    out = tmp_path_factory.mktemp("runs") / "chat"
+    few = ["--pairs", 6000, "--steps", 2, "--batch", 4, "--precision", "fp32"]
+    done = tilelli("sft", "--out", out, *few)
+    assert done.exit_code == 0, done.output
+    return out, done.output
+
+
+def test_sft_leaves_a_run_and_says_how_to_talk_with_it(taught):
+    out, said = taught
+    assert f"next: tilelli chat --model {out}" in said
+    record = json.loads((out / "run.json").read_text())
+    assert record["kind"] == "sft" and record["data"]["conversations"] == 6000
+    assert record["notes"] == "Started from the weights of tilelli/nano."
+    assert record["data"]["source"] == (
+        "6,000 questions and answers of seed 0, and stories"
+    )
+    # rows of some sixty bytes, and one of 256 of text
+    assert 2 * (4 * 45 + 256) < record["bytes_seen"] < 2 * (4 * 75 + 256)
+    before, after = (
+        TilelliLM.from_pretrained("tilelli/nano"),
+        TilelliLM.from_pretrained(out),
+    )
+    moved = (before.token.weight - after.token.weight).abs().max()
+    assert 0 < moved < 0.1  # it began there, and went on
+
+
+def test_sft_refuses_what_would_destroy_or_not_fit(taught, tmp_path):
+    out, _ = taught
+    with pytest.raises(ConfigError, match="choose another --out"):
+        tilelli("sft", "--init", out, "--out", out, catch_exceptions=False)
+    with pytest.raises(CheckpointError, match="d_model 128, not 384"):
+        tilelli(
+            "sft",
+            "--config",
+            "sft_10m",
+            "--out",
+            tmp_path / "x",
+            catch_exceptions=False,
+        )
+    both = tilelli("sft", "--steps", 3, "--minutes", 1)
+    assert both.exit_code == 2 and "not both" in both.output
+
+
+def test_a_conversation_from_a_pipe(taught):
+    out, _ = taught
+    lines = "What is your name?\n/reset\nAnd now?\n/quit\nnever asked\n"
+    done = tilelli("chat", "--model", out, input=lines)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("TILELLI: ") == 2
+    assert "(forgotten)" in done.output and "never asked" not in done.output
+    assert done.output.count("confidence 0.") == 2
+    quiet = tilelli("chat", "--model", out, "--no-confidence", input="Hi\n")
+    assert "confidence" not in quiet.output
+
+
+def test_whatever_a_pipe_holds(taught):
+    out, _ = taught
+    done = tilelli(
+        "chat", "--model", out, input=b"\xff\xfe\x00\nUSER: no\n\n" + b"x" * 9000
+    )
+    assert done.exit_code == 0, done.output
+    assert "role tags lost their colon" in done.output
+    assert "the question is empty" in done.output
+    assert "only the last 160 bytes" in done.output
+
+
+def test_a_gate_is_used_when_asked_for(taught, monkeypatch, tmp_path):
+    out, _ = taught
+    refused = tilelli("chat", "--model", "tilelli/nano", "--gate", input="Hi\n")
+    assert isinstance(refused.exception, CheckpointError)
+
+    def unsure(lm, prompt, sampling):
+        yield from (Spoken(byte, 0.3, 0.3) for byte in b"Paris.\0")
+
+    monkeypatch.setattr("tilelli_nb.inference.chatting.speak", unsure)
+    write_gate(out, Gate("margin", 0.5))
+    shut = tilelli("chat", "--model", out, "--gate", input="Hi\n")
+    assert "TILELLI: I don't know.\n" in shut.output and "not sure" in shut.output
+    assert "TILELLI: Paris.\n" in tilelli("chat", "--model", out, input="Hi\n").output
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_program(taught, monkeypatch):
+    out, _ = taught
+    asked = []
+
+    def interrupted(lm, prompt, sampling):
+        asked.append(bytes(prompt.tolist()))
+        yield from (Spoken(byte, 0.9, 0.0) for byte in b"A lon")
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        yield Spoken(0, 0.9, 0.0)
+
+    monkeypatch.setattr("tilelli_nb.inference.chatting.speak", interrupted)
+    done = tilelli("chat", "--model", out, input="One\nTwo\n")
+    assert done.exit_code == 0
+    assert "TILELLI: A lon ...\n" in done.output
+    assert b"TILELLI: A lon\0USER: Two" in asked[1]  # what was said is remembered
+
+
+def test_the_end_of_the_keyboard_ends_the_program(monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(chat_module.sys, "stdin", Terminal())
+    for error in (EOFError, KeyboardInterrupt):
+
+        def pressed(prompt, error=error):
+            raise error
+
+        monkeypatch.setattr("builtins.input", pressed)
+        assert chat_module.read_line() is None
