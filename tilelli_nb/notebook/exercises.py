@@ -1,14 +1,22 @@
-"""Checks that print a tick or a cross with a hint, and never raise: a wrong answer must
-not stop a notebook.
+"""Checks that print a tick, a cross with a hint or that nothing was tried yet, and
+never raise: a wrong answer must not stop a notebook. And comparisons for them, which
+take whatever a right answer may return.
 """
 
+import dis
+import inspect
+import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 
-TICK, CROSS = "✓", "✗"
+TICK, CROSS, OPEN = "✓", "✗", "·"
 
 
-def check(title: str, *cases: Callable | tuple[Callable, str]) -> None:
+def check(
+    title: str,
+    *cases: Callable | tuple[Callable, str],
+    answer: Callable | None = None,
+) -> None:
     """Prints a tick when every case holds, otherwise a cross with the hint of the first
     that does not.
 
@@ -16,9 +24,18 @@ def check(title: str, *cases: Callable | tuple[Callable, str]) -> None:
     is true when the answer is right. Whatever goes wrong inside a test (an exception, a
     missing function, a result of None) is a cross.
 
+    `answer` is for exercises: a function without arguments that gives the reader's own
+    function. While that has no body but `...`, no case is tried.
+
     >>> check("One byte", (lambda: len(b"a") == 1, "count again"))
     ✓ One byte
+    >>> def bits(probabilities): ...
+    >>> check("Bits", lambda: bits([0.5]) == 1, answer=lambda: bits)
+    · Bits: not attempted yet
     """
+    if answer is not None and _is_stub(answer):
+        print(f"{OPEN} {title}: not attempted yet")
+        return
     failures = []  # what is said about each case that does not hold
     for case in cases:
         said = _failure(case)
@@ -35,6 +52,30 @@ def check(title: str, *cases: Callable | tuple[Callable, str]) -> None:
     print(f"{CROSS} {title}{count}")
     for line in failures[0]:
         print(textwrap.fill(line, 72, initial_indent="  ", subsequent_indent="  "))
+
+
+def _is_stub(answer: Callable) -> bool:
+    """Is what `answer()` gives a function whose body is `...`, `pass` or only words?
+
+    A kernel of Triton keeps the function that it was made from as `fn`.
+    """
+    try:
+        function = answer()
+    except Exception:  # the cell was never run: the cases will say so
+        return False
+    function = getattr(function, "fn", function)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return False
+    steps = []
+    for step in dis.get_instructions(code):
+        if step.opname not in ("RESUME", "NOP"):
+            steps.append((step.opname, step.argval))
+    # the second is what Python 3.12 and 3.13 make of the first
+    return steps in (
+        [("LOAD_CONST", None), ("RETURN_VALUE", None)],
+        [("RETURN_CONST", None)],
+    )
 
 
 def _failure(case) -> list[str] | None:
@@ -66,3 +107,57 @@ def _describe(error: BaseException) -> str:
         said = ""
     raised = f"it raised {type(error).__name__}"
     return f"{raised}: {said}" if said else raised
+
+
+def plain(value: object) -> object:
+    """Returns the value as nested lists of Python's own numbers, whatever held them: a
+    list, tuple, range or generator, an array of NumPy, a tensor. Anything else, such as
+    a number, a text or None, comes back as it is.
+
+    >>> plain((1, range(2)))
+    [1, [0, 1]]
+    """
+    if hasattr(value, "tolist"):  # NumPy and PyTorch, numbers of theirs too
+        return value.tolist()
+    unordered = isinstance(value, (str, bytes, Mapping, Set))
+    if isinstance(value, Iterable) and not unordered:
+        return [plain(each) for each in value]
+    return value
+
+
+def same(found, expected) -> bool:
+    """Do both hold the same values in the same order and shape? The kind of container
+    and the type of the numbers make no difference.
+
+    >>> same((1, 2.0), [1, 2])
+    True
+    """
+    return _agree(plain(found), plain(expected), lambda a, b: bool(a == b))
+
+
+def close(found, expected, tolerance: float = 1e-6) -> bool:
+    """Do both hold the same numbers in the same order and shape, up to rounding?
+
+    `tolerance` is relative for numbers above one and absolute below: large enough for
+    answers in fp32. NaN is close to nothing.
+
+    >>> close([0.1 + 0.2], (0.3,))
+    True
+    """
+
+    def near(a, b) -> bool:
+        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+
+    return _agree(plain(found), plain(expected), near)
+
+
+def _agree(found, expected, agree: Callable) -> bool:
+    """Compares what `plain` gave, number by number."""
+    if isinstance(found, list) != isinstance(expected, list):
+        return False
+    if not isinstance(found, list):
+        return agree(found, expected)
+    if len(found) != len(expected):
+        return False
+    pairs = zip(found, expected, strict=True)
+    return all(_agree(mine, theirs, agree) for mine, theirs in pairs)
