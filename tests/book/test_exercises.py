@@ -140,6 +140,17 @@ def test_a_chapter_has_three_to_five_exercises(twin):
     assert 3 <= len(student.exercises(pairs.read_twin(twin))) <= 5
 
 
+@pytest.mark.parametrize("twin", TWINS, ids=lambda path: path.stem)
+def test_no_cell_takes_the_name_of_what_the_checks_use(twin):
+    helpers = {"check", "is_same", "is_close", "as_lists"}
+    binding = []
+    for cell in pairs.read_twin(twin).cells:
+        if cell.cell_type == "code" and "%pip" not in cell.source:
+            if student.names_defined(cell.source) & helpers:
+                binding.append(cell.source)
+    assert len(binding) == 1 and "notebook.exercises import" in binding[0]
+
+
 @pytest.mark.parametrize("path", pairs.notebooks(), ids=lambda path: path.stem)
 def test_solutions_are_folded_in_the_site_and_in_jupyterlab(path):
     cells = pairs.read_notebook(path).cells

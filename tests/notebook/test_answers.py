@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tilelli_nb.notebook import exercises
-from tilelli_nb.notebook.exercises import close, plain, same
+from tilelli_nb.notebook.exercises import as_lists, is_close, is_same
 
 # not attempted yet
 
@@ -89,13 +89,19 @@ def test_an_answer_whose_cell_was_not_run_is_a_cross_that_says_so(capsys):
 # comparisons
 
 
-def test_plain_gives_lists_and_numbers_of_python():
+def test_as_lists_gives_lists_and_numbers_of_python():
     rows = [(1, 2), np.array([3, 4]), torch.tensor([5.0, 6.0], requires_grad=True)]
-    assert plain(rows) == [[1, 2], [3, 4], [5.0, 6.0]]
-    assert plain(x * x for x in range(3)) == [0, 1, 4]
-    assert type(plain(np.float32(0.5))) is float and type(plain(np.bool_(1))) is bool
-    assert plain(torch.tensor(7)) == 7 and plain("ab") == "ab" and plain(b"ab") == b"ab"
-    assert plain(None) is None and plain({1, 2}) == {1, 2}
+    assert as_lists(rows) == [[1, 2], [3, 4], [5.0, 6.0]]
+    assert as_lists(x * x for x in range(3)) == [0, 1, 4]
+    assert (
+        type(as_lists(np.float32(0.5))) is float and type(as_lists(np.bool_(1))) is bool
+    )
+    assert (
+        as_lists(torch.tensor(7)) == 7
+        and as_lists("ab") == "ab"
+        and as_lists(b"ab") == b"ab"
+    )
+    assert as_lists(None) is None and as_lists({1, 2}) == {1, 2}
 
 
 PAIR = [
@@ -110,7 +116,7 @@ PAIR = [
 ]
 
 
-@pytest.mark.parametrize("compare", [same, close])
+@pytest.mark.parametrize("compare", [is_same, is_close])
 @pytest.mark.parametrize("found", PAIR[:-1], ids=lambda x: type(x).__name__)
 def test_the_same_numbers_in_any_container_agree(compare, found):
     assert compare(found, [1, 2]) is True
@@ -124,7 +130,7 @@ def test_the_same_numbers_in_any_container_agree(compare, found):
 
 
 def test_a_generator_is_read():
-    assert same(PAIR[-1], [1, 2])
+    assert is_same(PAIR[-1], [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -143,8 +149,8 @@ def test_a_generator_is_read():
         (0.1 + 0.2, 0.3, False),
     ],
 )
-def test_same_is_exact(found, expected, agree):
-    assert same(found, expected) is agree
+def test_is_same_is_exact(found, expected, agree):
+    assert is_same(found, expected) is agree
 
 
 @pytest.mark.parametrize(
@@ -164,18 +170,18 @@ def test_same_is_exact(found, expected, agree):
         ([[0.5, [0.25]]], ((0.5, (0.25,)),), True),
     ],
 )
-def test_close_allows_for_rounding(found, expected, agree):
-    assert bool(close(found, expected)) is agree
+def test_is_close_allows_for_rounding(found, expected, agree):
+    assert bool(is_close(found, expected)) is agree
 
 
 def test_the_tolerance_can_be_another():
-    assert close([1.0, 2.0], [1.0, 2.1], tolerance=0.06)
-    assert not close([1.0, 2.0], [1.0, 2.1], tolerance=0.04)
+    assert is_close([1.0, 2.0], [1.0, 2.1], tolerance=0.06)
+    assert not is_close([1.0, 2.0], [1.0, 2.1], tolerance=0.04)
 
 
 def test_comparing_numbers_with_none_or_words_is_a_cross(capsys):
-    exercises.check("Words", (lambda: close("two", 2.0), "a number"))
-    exercises.check("None", (lambda: close(None, 2.0), "a number"))
+    exercises.check("Words", (lambda: is_close("two", 2.0), "a number"))
+    exercises.check("None", (lambda: is_close(None, 2.0), "a number"))
     assert capsys.readouterr().out.count("✗") == 2
 
 

@@ -109,50 +109,50 @@ def _describe(error: BaseException) -> str:
     return f"{raised}: {said}" if said else raised
 
 
-def plain(value: object) -> object:
+def as_lists(value: object) -> object:
     """Returns the value as nested lists of Python's own numbers, whatever held them: a
     list, tuple, range or generator, an array of NumPy, a tensor. Anything else, such as
     a number, a text or None, comes back as it is.
 
-    >>> plain((1, range(2)))
+    >>> as_lists((1, range(2)))
     [1, [0, 1]]
     """
     if hasattr(value, "tolist"):  # NumPy and PyTorch, numbers of theirs too
         return value.tolist()
     unordered = isinstance(value, (str, bytes, Mapping, Set))
     if isinstance(value, Iterable) and not unordered:
-        return [plain(each) for each in value]
+        return [as_lists(each) for each in value]
     return value
 
 
-def same(found, expected) -> bool:
+def is_same(found, expected) -> bool:
     """Do both hold the same values in the same order and shape? The kind of container
     and the type of the numbers make no difference.
 
-    >>> same((1, 2.0), [1, 2])
+    >>> is_same((1, 2.0), [1, 2])
     True
     """
-    return _agree(plain(found), plain(expected), lambda a, b: bool(a == b))
+    return _agree(as_lists(found), as_lists(expected), lambda a, b: bool(a == b))
 
 
-def close(found, expected, tolerance: float = 1e-6) -> bool:
+def is_close(found, expected, tolerance: float = 1e-6) -> bool:
     """Do both hold the same numbers in the same order and shape, up to rounding?
 
     `tolerance` is relative for numbers above one and absolute below: large enough for
     answers in fp32. NaN is close to nothing.
 
-    >>> close([0.1 + 0.2], (0.3,))
+    >>> is_close([0.1 + 0.2], (0.3,))
     True
     """
 
     def near(a, b) -> bool:
         return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
 
-    return _agree(plain(found), plain(expected), near)
+    return _agree(as_lists(found), as_lists(expected), near)
 
 
 def _agree(found, expected, agree: Callable) -> bool:
-    """Compares what `plain` gave, number by number."""
+    """Compares what `as_lists` gave, number by number."""
     if isinstance(found, list) != isinstance(expected, list):
         return False
     if not isinstance(found, list):
