@@ -143,11 +143,14 @@ def test_a_chapter_has_three_to_five_exercises(twin):
 @pytest.mark.parametrize("twin", TWINS, ids=lambda path: path.stem)
 def test_no_cell_takes_the_name_of_what_the_checks_use(twin):
     helpers = {"check", "is_same", "is_close", "as_lists"}
-    binding = []
-    for cell in pairs.read_twin(twin).cells:
-        if cell.cell_type == "code" and "%pip" not in cell.source:
-            if student.names_defined(cell.source) & helpers:
-                binding.append(cell.source)
+    cells = [
+        cell.source for cell in pairs.read_twin(twin).cells if "code" in cell.cell_type
+    ]
+    binding = [
+        source
+        for source in cells
+        if "%pip" not in source and student.names_defined(source) & helpers
+    ]
     assert len(binding) == 1 and "notebook.exercises import" in binding[0]
 
 
