@@ -587,6 +587,7 @@ def test_sync_folds_solutions_in_jupyterlab_and_execute_keeps_it(book, monkeypat
     )
     edit(path, "", "")
     build.execute(path)
+    assert not pairs.is_edited(pairs.read_notebook(path))
     stub, solution = pairs.read_notebook(path).cells
     assert solution.metadata.jupyter == {"source_hidden": True}
     assert "jupyter" not in stub.metadata
