@@ -92,8 +92,9 @@ def exercises(nb) -> list[Exercise]:
             used = set()
             for source in (stub, solution, cell.source):
                 used |= names_used(source)
-            needs = depends_on(used, before)
             title, [name] = title_of(cell.source), names_defined(stub)
+            # what the chapter may have called so before is the student's from here on
+            needs = depends_on(used - {name}, before)
             found.append(Exercise(title, name, needs, stub, solution, cell.source))
     return found
 

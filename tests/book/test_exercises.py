@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -60,6 +61,7 @@ def prepared(folder: Path, needs: tuple[str, ...]) -> dict:
     namespace = {"__name__": "__main__"}
     for number, source in enumerate(needs):
         run_cell(source, namespace, f"<cell {number}>")
+    plt.close("all")
     return namespace
 
 
@@ -152,6 +154,20 @@ def test_no_cell_takes_the_name_of_what_the_checks_use(twin):
         if "%pip" not in source and student.names_defined(source) & helpers
     ]
     assert len(binding) == 1 and "notebook.exercises import" in binding[0]
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda path: path.stem)
+def test_no_check_changes_a_name_of_the_chapter(twin):
+    chapter, changed = set(), {}
+    for cell in pairs.read_twin(twin).cells:
+        if cell.cell_type != "code" or "%pip" in cell.source:
+            continue
+        names = student.names_defined(cell.source)
+        if "check" in student.tags(cell):
+            changed[student.title_of(cell.source)] = names & chapter
+        elif not student.tags(cell) & student.ROLES:
+            chapter |= names
+    assert changed and not any(changed.values()), changed
 
 
 @pytest.mark.parametrize("path", pairs.notebooks(), ids=lambda path: path.stem)
