@@ -61,11 +61,10 @@ def _is_stub(answer: Callable) -> bool:
     """
     try:
         function = answer()
-    except Exception:  # the cell was never run: the cases will say so
-        return False
-    function = getattr(function, "fn", function)
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if code is None:
+        function = inspect.unwrap(getattr(function, "fn", function))
+        code = function.__code__
+    # the cell was never run, or it made no function: the cases will say so
+    except Exception:
         return False
     steps = []
     for step in dis.get_instructions(code):
