@@ -2,7 +2,8 @@
 calls them.
 
 `sync` carries the text of a chapter (book/NN_name.md) into its notebook, `execute` runs
-the notebook in place and stamps it, `check` says what is wrong.
+the notebook in place and stamps it, `check` says what is wrong. Nothing that somebody
+wrote in a notebook is lost on the way, unless `--force` says so.
 """
 
 import argparse
@@ -30,11 +31,20 @@ def execute(path: Path) -> None:
     """Runs the notebook in its own folder and writes it back; a cell that raises leaves
     the file as it was.
     """
+    nb = read_notebook(path)
+    nb.metadata.pop("widgets", None)
+    agreed = keep(nb.metadata.get("tilelli", {}), "text")
+    run(nb, path.parent)
+    nb = tidy(nb, path.stem)
+    nb.metadata["tilelli"] = {**agreed, "stamp": stamp_of(path, nb)}
+    write_notebook(nb, path)
+
+
+def run(nb, folder: Path) -> None:
+    """Runs all cells in a fresh kernel that works in `folder`; outputs go into `nb`."""
     from nbclient import NotebookClient
 
     set_environment()
-    nb = read_notebook(path)
-    nb.metadata.pop("widgets", None)
     client = NotebookClient(
         nb,
         timeout=CELL_TIMEOUT,
@@ -43,12 +53,9 @@ def execute(path: Path) -> None:
         coalesce_streams=True,
         store_widget_state=True,
         extra_arguments=QUIET,
-        resources={"metadata": {"path": str(path.parent)}},
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
-    nb = tidy(nb, path.stem)
-    nb.metadata["tilelli"] = {"stamp": stamp_of(path, nb)}
-    write_notebook(nb, path)
 
 
 def set_environment() -> None:
@@ -67,7 +74,9 @@ def tidy(nb, stem: str):
     """
     nb.metadata = nbformat.from_dict({**keep(nb.metadata, "widgets"), **pairs.HEADER})
     for cell in nb.cells:
-        cell.metadata = nbformat.from_dict(keep(cell.metadata, "tags", "mystnb"))
+        cell.metadata = nbformat.from_dict(
+            keep(cell.metadata, "tags", "mystnb", "jupyter")
+        )
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = fewer_colours(output.data["image/png"])
@@ -108,18 +117,23 @@ def chosen(names: list[str], found: list[Path]) -> list[Path]:
 
 
 def command_sync(args) -> int:
-    for twin in chosen(args.names, pairs.twins()):
-        print(pairs.sync(twin))
-    return 0
+    return carry(pairs.sync, chosen(args.names, pairs.twins()), args.force)
 
 
 def command_adopt(args) -> int:
-    for path in chosen(args.names, notebooks()):
-        pairs.twin_of(path).write_text(
-            pairs.text_form(read_notebook(path)), encoding="utf-8"
-        )
-        print(f"{path.stem}: text written from the notebook")
-    return 0
+    return carry(pairs.adopt, chosen(args.names, notebooks()), args.force)
+
+
+def carry(way, paths: list[Path], force: bool) -> int:
+    """Carries each chapter one way or the other; returns 1 if one was left alone."""
+    failed = 0
+    for path in paths:
+        try:
+            print(way(path, force))
+        except pairs.WouldDiscard as reason:
+            failed = 1
+            print(reason, file=sys.stderr)
+    return failed
 
 
 def command_execute(args) -> int:
@@ -163,9 +177,12 @@ def command_vendor(args) -> int:
 def command_student(args) -> int:
     import student  # it needs nbconvert, which the pages do not
 
-    copies = student.write_copies(chosen(args.names, notebooks()))
-    folder = copies[0].parent.relative_to(ROOT)
-    print(f"{len(copies)} student copies, without solutions and outputs, in {folder}/")
+    written, kept = student.write_copies(chosen(args.names, notebooks()))
+    place = student.FOLDER.relative_to(ROOT)
+    print(f"{len(written)} copies without solutions and outputs written to {place}/")
+    for path in kept:
+        said = f"{place}/{path.name} has something of yours in it and stays as it is;"
+        print(said, "for a fresh copy, give it another name first")
     return 0
 
 
@@ -184,6 +201,11 @@ COMMANDS = {
     "student": (command_student, "write copies without the solutions into student/"),
     "vendor": (command_vendor, "fetch the scripts that make the site work offline"),
 }
+FORCED = {
+    "sync": "give up what was written in the notebooks",
+    "adopt": "give up what was written in the texts",
+    "execute": "also those that are fresh",
+}
 
 
 def main() -> int:
@@ -198,10 +220,8 @@ def main() -> int:
                 nargs="*",
                 help="chapters, by the start of their name (default: all)",
             )
-        if name == "execute":
-            command.add_argument(
-                "--force", action="store_true", help="also those that are fresh"
-            )
+        if name in FORCED:
+            command.add_argument("--force", action="store_true", help=FORCED[name])
     args = parser.parse_args()
     return args.function(args)
 

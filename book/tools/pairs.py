@@ -1,12 +1,14 @@
 """A chapter is a pair: book/NN_name.md, the text that people edit, and
 notebooks/NN_name.ipynb, the page with outputs.
 
-What links the two: reading and writing, and `sync`, which carries the text into the
-notebook.
+What links the two: reading and writing, `sync`, which carries the text into the
+notebook, and `adopt`, which carries a notebook into its text. Neither discards what
+somebody wrote: a notebook notes what both said when they last agreed.
 """
 
 import difflib
 import hashlib
+import json
 from pathlib import Path
 
 import jupytext
@@ -24,6 +26,11 @@ HEADER = {
     },
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
+FORMAT = {"extension": ".md", "format_name": "myst"}
+
+
+class WouldDiscard(Exception):
+    """Carrying one half of a chapter into the other would lose what somebody wrote."""
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
@@ -49,6 +56,17 @@ def read_notebook(path: Path):
     return nbformat.read(path, as_version=4)
 
 
+def read_twin(twin: Path):
+    """The text as a notebook without outputs; its solutions are folded in JupyterLab
+    too.
+    """
+    nb = jupytext.read(twin, fmt=FORMAT)
+    for cell in nb.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    return nb
+
+
 def write_notebook(nb, path: Path) -> None:
     """Validates, writes beside, then renames: an interrupted write leaves the old
     notebook.
@@ -63,7 +81,7 @@ def text_form(nb) -> str:
     """The notebook as MyST Markdown, with the filters of pyproject.toml: what its twin
     must be.
     """
-    fmt = {"extension": ".md", "format_name": "myst"}
+    fmt = dict(FORMAT)
     config = load_jupytext_config(str(ROOT / "notebooks" / "any.ipynb"))
     config.set_default_format_options(fmt)
     # metadata in the order in which a file has them
@@ -71,19 +89,48 @@ def text_form(nb) -> str:
     return jupytext.writes(as_stored, fmt)
 
 
-def sync(twin: Path) -> str:
+def fingerprint(nb) -> str:
+    """A hash of what people write in a notebook: cells and their tags, without outputs.
+    Blank cells do not count: JupyterLab adds one at the end.
+    """
+    written = []
+    for cell in nb.cells:
+        if cell.source.strip():
+            tags = sorted(cell.metadata.get("tags", []))
+            page = cell.metadata.get("mystnb", {})
+            written.append([cell.cell_type, cell.source, tags, page])
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+
+
+def noted(nb) -> str | None:
+    """The fingerprint that notebook and text had when they last agreed."""
+    return nb.metadata.get("tilelli", {}).get("text")
+
+
+def is_edited(nb) -> bool:
+    """Does the notebook hold what the tools of the book did not put there?"""
+    return noted(nb) != fingerprint(nb)
+
+
+def sync(twin: Path, force: bool = False) -> str:
     """Carries the text of `twin` into its notebook, and tidies the text. Returns a line
     that says what changed.
 
     Cells that did not change keep their id and outputs. An edited cell keeps its id and
     loses its outputs, so that no old result stands under a new line of code.
+
+    Raises WouldDiscard when somebody wrote in the notebook, unless `force`.
     """
     path = notebook_of(twin)
     path.parent.mkdir(exist_ok=True)
-    nb = jupytext.read(twin, fmt={"extension": ".md", "format_name": "myst"})
+    nb = read_twin(twin)
     old = read_notebook(path) if path.exists() else nbformat.v4.new_notebook()
+    both_agree = fingerprint(old) == fingerprint(nb)
+    if path.exists() and is_edited(old) and not both_agree and not force:
+        raise WouldDiscard(how_to_keep(path, old, nb))
     changed = carry_over(old.cells, nb.cells)
     kept = keep(old.metadata, "widgets", "tilelli")
+    kept["tilelli"] = {**kept.get("tilelli", {}), "text": fingerprint(nb)}
     nb.metadata = nbformat.from_dict({**kept, **HEADER})
     nb.nbformat, nb.nbformat_minor = 4, 5  # the first version with ids of cells
     # a file that would stay the same is not touched: `make` looks at its time
@@ -95,6 +142,46 @@ def sync(twin: Path) -> str:
     if changed:
         return f"{twin.stem}: {changed} of {len(nb.cells)} cells changed"
     return f"{twin.stem}: up to date"
+
+
+def how_to_keep(path: Path, notebook, text) -> str:
+    """What `sync` says instead of writing over the notebook at `path`."""
+    name = path.stem
+    lines = {line for cell in text.cells for line in cell.source.splitlines()}
+    found = (line for cell in notebook.cells for line in cell.source.splitlines())
+    first = next((line.strip() for line in found if line not in lines), "")
+    where = f", for example {first!r}" if first else ""
+    return (
+        f"{name}: left alone. Somebody wrote in notebooks/{name}.ipynb what "
+        f"book/{name}.md does not say{where}. You can\n"
+        f"  keep it elsewhere:   cp notebooks/{name}.ipynb my_{name}.ipynb\n"
+        f"  make it the text:    python book/tools/build.py adopt {name}\n"
+        f"  give it up:          python book/tools/build.py sync --force {name}"
+    )
+
+
+def adopt(path: Path, force: bool = False) -> str:
+    """Writes the text of a notebook into book/. Returns a line that says so.
+
+    Raises WouldDiscard when the text was edited since the two last agreed, unless
+    `force`.
+    """
+    nb, twin = read_notebook(path), twin_of(path)
+    if twin.exists() and noted(nb) and not force:
+        text = fingerprint(read_twin(twin))
+        if text not in (noted(nb), fingerprint(nb)):
+            raise WouldDiscard(
+                f"{path.stem}: left alone. Both book/{twin.name} and "
+                f"notebooks/{path.name} were edited; the notebook's text would take "
+                "the other's place. Carry your changes from one into the other by "
+                "hand, or give up those of the text: "
+                f"python book/tools/build.py adopt --force {path.stem}"
+            )
+    twin.write_text(text_form(nb), encoding="utf-8")
+    agreed = {**nb.metadata.get("tilelli", {}), "text": fingerprint(nb)}
+    nb.metadata["tilelli"] = nbformat.from_dict(agreed)
+    write_notebook(nb, path)
+    return f"{path.stem}: text written from the notebook"
 
 
 def carry_over(old: list, new: list) -> int:

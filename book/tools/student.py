@@ -27,31 +27,45 @@ def student_copy(nb):
     nb = copy.deepcopy(nb)
     nb, _ = TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(nb, {})
     nb, _ = ClearOutputPreprocessor().preprocess(nb, {})
-    nb.metadata = from_dict(pairs.HEADER)  # no stamp, no state of widgets
+    # no stamp, no state of widgets; a note of how it was given away
+    note = {"tilelli": {"text": pairs.fingerprint(nb)}}
+    nb.metadata = from_dict({**pairs.HEADER, **note})
     return nb
 
 
-def write_copies(notebooks: list[Path], folder: Path = FOLDER) -> list[Path]:
-    """Writes the student copies of all the given notebooks into `folder`; returns their
-    paths.
+def write_copies(
+    notebooks: list[Path], folder: Path = FOLDER
+) -> tuple[list[Path], list[Path]]:
+    """Writes the student copies of the given notebooks into `folder`. Returns the paths
+    that were written, and those that were kept because a student has written in them.
     """
     folder.mkdir(exist_ok=True)
-    written = []
+    written, kept = [], []
     for path in notebooks:
         target = folder / path.name
+        if target.exists() and pairs.is_edited(pairs.read_notebook(target)):
+            kept.append(target)
+            continue
         pairs.write_notebook(student_copy(pairs.read_notebook(path)), target)
         written.append(target)
-    return written
+    return written, kept
 
 
 class Exercise(NamedTuple):
     """One check of a chapter, with the sources of the cells that belong to it."""
 
     title: str
+    name: str  # of the function that is asked for
     needs: list[str]  # the cells it depends on, in order
     stub: str
     solution: str
     check: str
+
+    def answered_by_solution(self) -> str:
+        """Returns code that puts the book's solution in the place of the student's
+        answer.
+        """
+        return f"{self.solution}\n{self.name} = solution_{self.name}"
 
 
 def exercises(nb) -> list[Exercise]:
@@ -78,9 +92,10 @@ def exercises(nb) -> list[Exercise]:
             used = set()
             for source in (stub, solution, cell.source):
                 used |= names_used(source)
-            needs = depends_on(used, before)
-            title = title_of(cell.source)
-            found.append(Exercise(title, needs, stub, solution, cell.source))
+            title, [name] = title_of(cell.source), names_defined(stub)
+            # what the chapter may have called so before is the student's from here on
+            needs = depends_on(used - {name}, before)
+            found.append(Exercise(title, name, needs, stub, solution, cell.source))
     return found
 
 

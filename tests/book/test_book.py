@@ -79,7 +79,10 @@ def book(tmp_path):
     def write(*cells):
         path = tmp_path / "notebooks" / "01_sample.ipynb"
         nb = new_notebook(cells=list(cells), metadata=pairs.HEADER)
-        nb.metadata["tilelli"] = {"stamp": checks.stamp_of(path, nb)}
+        nb.metadata["tilelli"] = {
+            "stamp": checks.stamp_of(path, nb),
+            "text": pairs.fingerprint(nb),
+        }
         pairs.write_notebook(nb, path)
         pairs.twin_of(path).write_text(pairs.text_form(nb))
         return path
@@ -354,7 +357,8 @@ def test_sync_keeps_ids_and_the_outputs_of_cells_that_did_not_change(book):
         after.cells[1].outputs == before.cells[1].outputs
         and after.cells[2].outputs == []
     )
-    assert after.metadata.tilelli == before.metadata.tilelli and checks.is_stale(path)
+    assert after.metadata.tilelli.stamp == before.metadata.tilelli.stamp
+    assert checks.is_stale(path)
     assert checks.pair_problems(path) == []
 
     edit(path, "End", "+++\n\nMiddle\n\n+++\n\nEnd")
@@ -424,6 +428,171 @@ def test_executing_gives_the_same_file_twice_and_leaves_it_when_a_cell_raises(
     with pytest.raises(Exception, match="ZeroDivisionError"):
         build.execute(path)
     assert path.read_bytes() == before
+
+
+# --- what somebody wrote is never lost ---
+
+
+STUB, ANSWER = "def f(x):\n    ...", "def f(x):\n    return 2 * x  # mine"
+
+
+@pytest.fixture
+def chapter(book):
+    """A chapter with a stub, as `sync` leaves it."""
+    return book(
+        new_markdown_cell("# Title"),
+        new_code_cell(STUB, metadata={"tags": ["exercise"]}),
+        new_code_cell("check(1)", metadata={"tags": ["check"]}),
+    )
+
+
+def write_in(path, change):
+    """Somebody writes in the notebook: change(nb)."""
+    nb = pairs.read_notebook(path)
+    change(nb)
+    pairs.write_notebook(nb, path)
+    return path.read_bytes()
+
+
+def answer(nb):
+    nb.cells[1].source = ANSWER
+
+
+def cell_of_their_own(nb):
+    nb.cells.insert(2, new_code_cell("print(f(3))"))
+
+
+def remark(nb):
+    nb.cells[0].source += "\n\nNote to myself."
+
+
+def less(nb):
+    del nb.cells[2]
+
+
+@pytest.mark.parametrize("change", [answer, cell_of_their_own, remark, less])
+def test_sync_leaves_a_notebook_alone_in_which_somebody_wrote(chapter, change):
+    written = write_in(chapter, change)
+    for old, new in (("", ""), ("Title", "Other title")):
+        with pytest.raises(pairs.WouldDiscard) as refused:
+            edit(chapter, old, new)
+        assert chapter.read_bytes() == written
+    for way in ("cp notebooks/01_sample", "adopt 01_sample", "--force 01_sample"):
+        assert way in str(refused.value)
+    text = pairs.twin_of(chapter).read_text()
+    assert "# Other title" in text and "mine" not in text
+
+
+def test_the_refusal_names_what_would_be_lost(chapter):
+    write_in(chapter, answer)
+    with pytest.raises(pairs.WouldDiscard, match=r"'return 2 \* x  # mine'"):
+        edit(chapter, "", "")
+
+
+def test_sync_goes_on_when_the_notebook_was_only_run_and_looked_at(chapter):
+    def look(nb):
+        for count, cell in enumerate(nb.cells[1:], 1):
+            cell.execution_count = count
+            cell.outputs = [printed("1")]
+            cell.metadata["collapsed"] = True
+        nb.cells.append(new_code_cell(""))  # as JupyterLab does at the end
+        nb.metadata["kernelspec"]["display_name"] = "my kernel"
+
+    write_in(chapter, look)
+    edit(chapter, "Title", "Other title")
+    after = pairs.read_notebook(chapter)
+    assert after.cells[0].source == "# Other title"
+    assert after.cells[1].outputs == [printed("1")]
+
+
+def test_sync_goes_on_when_the_same_was_written_on_both_sides(chapter):
+    write_in(chapter, answer)
+    assert edit(chapter, STUB, ANSWER).endswith("up to date")
+    assert not pairs.is_edited(pairs.read_notebook(chapter))
+
+
+def test_sync_does_not_trust_a_notebook_that_it_has_not_made(chapter):
+    def forget(nb):
+        del nb.metadata["tilelli"]
+
+    write_in(chapter, forget)
+    written = chapter.read_bytes()
+    with pytest.raises(pairs.WouldDiscard):
+        edit(chapter, "Title", "Other title")
+    assert chapter.read_bytes() == written
+
+
+def test_what_was_written_can_be_given_up_or_made_the_text(chapter):
+    written = write_in(chapter, answer)
+    assert pairs.sync(pairs.twin_of(chapter), force=True)
+    assert pairs.read_notebook(chapter).cells[1].source == STUB
+
+    chapter.write_bytes(written)
+    pairs.adopt(chapter)
+    assert "return 2 * x  # mine" in pairs.twin_of(chapter).read_text()
+    assert edit(chapter, "", "").endswith("up to date")
+    assert pairs.read_notebook(chapter).cells[1].source == ANSWER
+    assert edit(chapter, "Title", "Other title").startswith("01_sample: 1 of 3 cells")
+
+
+def test_adopt_leaves_a_text_alone_that_was_edited_since(chapter):
+    write_in(chapter, answer)
+    twin = pairs.twin_of(chapter)
+    twin.write_text(twin.read_text().replace("Title", "Other title"))
+    text = twin.read_text()
+    with pytest.raises(pairs.WouldDiscard, match="Both"):
+        pairs.adopt(chapter)
+    assert twin.read_text() == text
+    pairs.adopt(chapter, force=True)
+    assert "# Title" in twin.read_text() and "# mine" in twin.read_text()
+
+
+def test_one_chapter_that_is_left_alone_does_not_stop_the_others(
+    chapter, capsys, monkeypatch
+):
+    written = write_in(chapter, answer)
+    first, second = pairs.twin_of(chapter), pairs.twin_of(chapter).with_name("02_b.md")
+    second.write_text("# Second\n")
+    monkeypatch.setattr(pairs, "twins", lambda: [first, second])
+    monkeypatch.setattr(sys, "argv", ["build.py", "sync"])
+    assert build.main() == 1
+    said = capsys.readouterr()
+    assert "01_sample: left alone" in said.err and "02_b: " in said.out
+    assert chapter.read_bytes() == written and pairs.notebook_of(second).exists()
+    monkeypatch.setattr(sys, "argv", ["build.py", "sync", "--force", "01"])
+    assert build.main() == 0 and chapter.read_bytes() != written
+
+
+def test_executing_an_answer_does_not_make_it_the_text(chapter, monkeypatch):
+    for name in ("PYTHONPATH", "PYTHONHASHSEED"):
+        monkeypatch.setenv(name, "")
+
+    def answer_alone(nb):
+        answer(nb)
+        nb.cells[2].source = "f(2)"
+
+    write_in(chapter, answer_alone)
+    build.execute(chapter)
+    assert pairs.read_notebook(chapter).cells[1].source == ANSWER
+    with pytest.raises(pairs.WouldDiscard):
+        edit(chapter, "", "")
+
+
+def test_sync_folds_solutions_in_jupyterlab_and_execute_keeps_it(book, monkeypatch):
+    for name in ("PYTHONPATH", "PYTHONHASHSEED"):
+        monkeypatch.setenv(name, "")
+    path = book(
+        new_code_cell("1", metadata={"tags": ["exercise"]}),
+        new_code_cell("2", metadata={"tags": ["solution", "hide-input"]}),
+    )
+    edit(path, "", "")
+    build.execute(path)
+    assert not pairs.is_edited(pairs.read_notebook(path))
+    stub, solution = pairs.read_notebook(path).cells
+    assert solution.metadata.jupyter == {"source_hidden": True}
+    assert "jupyter" not in stub.metadata
+    assert checks.pair_problems(path) == [] and checks.run_problems(path) == []
+    assert "source_hidden" not in pairs.twin_of(path).read_text()
 
 
 # --- the copies for a site that works offline ---
