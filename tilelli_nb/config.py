@@ -185,15 +185,19 @@ def load_config(name_or_path: str | Path) -> Config:
     name = str(name_or_path)
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     path = FOLDER / f"{name}.yaml" if name in known else Path(os.path.expanduser(name))
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for what can be no path
         guess = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {guess[0]!r}? " if guess else ""
         raise ConfigError(
-            f"there is no configuration {name!r}",
+            f"there is no configuration {name[:60]!r}",
             f"{hint}use one of {', '.join(known)} or a .yaml file",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path.name}: {error.strerror}", "check its permissions"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -22,6 +22,11 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name that no system could have, either."""
+    return os.path.isfile(path)  # pathlib raises OSError where a name is too long
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a temporary file beside `path`, flushes it to disk and renames it: `path`
     is old or new, never half. Raises DataError where it cannot be written.
@@ -38,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         # the one step that others can see, and it happens at once
         os.replace(temporary, path)
     except OSError as error:
-        if temporary.is_file():
+        if is_file(temporary):
             temporary.unlink()
         raise DataError(
             f"cannot write {path.name} ({len(data):,} bytes): {error.strerror}",
@@ -47,11 +52,26 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def load_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries."""
-    lines = []
-    with open(path, "rb") as file:  # as bytes, a file is cut at \n alone
-        for line in file:
-            lines.append(json.loads(line))
+    """Reads a .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries; a
+    last line that is only half written yet is left out. Raises DataError.
+    """
+    path, lines = Path(path), []
+    try:
+        with open(path, "rb") as file:  # as bytes, a file is cut at \n alone
+            for number, line in enumerate(file, 1):
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    if line.endswith(b"\n"):
+                        raise DataError(
+                            f"{path.name}, line {number} is not JSON",
+                            "repair the line or delete it",
+                        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path.name} in {path.parent.name}: {error.strerror}",
+            "name the folder of a run that has one",
+        ) from None
     return lines
 
 
@@ -78,9 +98,14 @@ def keep_lines(path: Path, last_step: int) -> None:
         if not line:
             continue  # what follows the last \n
         try:
-            step = json.loads(line)["step"]
+            is_kept = json.loads(line)["step"] <= last_step
         except ValueError:
             break  # the process was killed while it wrote this line
-        if step <= last_step:
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{path.name} holds a line that no run has written: {line[:40]!r}",
+                "take it out, or move the file away",
+            ) from None
+        if is_kept:
             kept.append(line + b"\n")
     write_atomic(path, b"".join(kept))

@@ -70,7 +70,9 @@ class TilelliLM(Network, decoding.Decoder):
         # how it is sampled when nobody says how, such as {"temperature": 0.3}
         self.sampling_defaults: dict[str, Any] = {}
         if draw:
-            seed = config.train.seed if seed is None else seed
+            if seed is not None:  # as in a configuration: numpy's numbers, and a range
+                config = config.with_train(seed=seed)
+            seed = config.train.seed
             self.init_weights(torch.Generator().manual_seed(seed))
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@ weights from there.
 """
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,23 +90,24 @@ def resolve(name: str | Path) -> Path:
             "then load the run's folder",
         )
     path = at_home(name)
-    if Path(name).is_dir():
+    # these two are False also for what can be no path
+    if os.path.isdir(name):
         return Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise CheckpointError(
             f"{path.name} is a file", "name the folder that holds model.safetensors"
         )
     # OWNER/NAME of the Hub; but where OWNER is a folder here, NAME is meant to be in it
-    if hub.MODEL_ID.fullmatch(text) and not path.parent.is_dir():
+    if hub.MODEL_ID.fullmatch(text) and not os.path.isdir(path.parent):
         return hub.download(text)
     there = ""
-    if path.parent != Path() and path.parent.is_dir():
+    if path.parent != Path() and os.path.isdir(path.parent):
         names = sorted(each.name for each in path.parent.iterdir() if each.is_dir())
         near = difflib.get_close_matches(path.name, names, n=1)
         there = f"; did you mean {path.parent / near[0]}?" if near else ""
     raise CheckpointError(
-        f"there is no model {text!r}{there}",
+        f"there is no model {text[:60]!r}{there}",
         f"use {' or '.join(bundled)}, or the folder of a run",
     )

@@ -1,12 +1,15 @@
 """The command line, put together: each command is a function in a file of its group."""
 
+import io
+import sys
+
 import typer
 
 from ..errors import TilelliError
 from . import runpod
 from .cost import cost
 from .data import data
-from .generate import generate, score
+from .generate import PromptCommand, generate, score
 from .models import info, pack, push
 from .train import train
 
@@ -21,7 +24,7 @@ app = typer.Typer(
 )
 # `tilelli --help` lists them in this order
 for command in (data, train, generate, score, pack, info, push, cost):
-    app.command()(command)
+    app.command(cls=PromptCommand if command is generate else None)(command)
 app.add_typer(runpod.app, name="runpod")
 
 
@@ -29,6 +32,10 @@ def main() -> None:
     """Runs the app. An error of this package becomes two lines and exit code 1, never a
     traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that cannot show a character shows ? in its place
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except TilelliError as error:

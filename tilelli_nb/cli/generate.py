@@ -2,11 +2,13 @@
 text.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from .options import ModelOption, Weights, read_text
 
@@ -44,6 +46,18 @@ File = Annotated[
 Sliding = Annotated[
     bool, typer.Option("--sliding", help="Let each byte see at least half a window")
 ]
+
+
+class PromptCommand(TyperCommand):
+    """A command whose argument may begin with a dash, as a line of a list does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes what cannot be an option, since it holds spaces, for the prompt."""
+        prompts = [arg for arg in args if re.match(r"-(?!-?[a-z][\w-]*=)\S*\s", arg)]
+        if prompts and "--" not in args:
+            others = [arg for arg in args if arg not in prompts]
+            args = [*others, "--", *prompts]  # behind -- there are no options
+        return super().parse_args(ctx, args)
 
 
 def generate(

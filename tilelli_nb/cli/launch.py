@@ -17,9 +17,10 @@ from ..data.fineweb import default_folder
 from ..data.shards import Shards
 from ..errors import ConfigError
 from ..extras import loggers
+from ..files import at_home, is_file
 from ..language_model import TilelliLM
 from ..storage.records import load_record
-from ..training.distributed import Processes
+from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
 from ..training.resuming import branch
@@ -75,6 +76,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     """Trains as the options say. Returns the run record (None in all processes but the
     first) and the folder of the run.
     """
+    refuse_unseen_gpu(options.device)
     processes = Processes(options.device)  # one, unless torchrun started more
     if options.decay_from:
         settings, out = finishing(options, processes)
@@ -91,7 +93,8 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
-    fitting = micro_batch(options.micro_batch, lm, rows)
+    # cards differ, and so does what else lies on them: all take what fits everywhere
+    fitting = processes.minimum(micro_batch(options.micro_batch, lm, rows))
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
     if options.init is not None:
@@ -146,7 +149,7 @@ def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> st
 
 def check_steps(options: TrainOptions, out: Path) -> None:
     """Raises ConfigError when a run is resumed with another length than it has."""
-    if options.steps is None or not (out / "run.json").is_file():
+    if options.steps is None or not is_file(out / "run.json"):
         return
     planned = load_record(out)["config"]["train"]["steps"]
     if options.steps != planned:
@@ -177,7 +180,7 @@ def beginning(options: TrainOptions) -> tuple[Config, Path]:
     # "." has no name of its own
     corpus_name = Path(options.corpus).stem or Path(options.corpus).resolve().stem
     name = f"{settings.name}-{corpus_name}"
-    return settings, options.out or Path("runs") / name
+    return settings, at_home(options.out or Path("runs") / name)
 
 
 def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path]:
@@ -206,14 +209,14 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
             "--decay-from goes with --steps",
             "say over how many more steps the rate falls",
         )
-    name = f"{options.decay_from.resolve().name}-decayed"
-    out = options.out or Path("runs") / name
+    source = at_home(options.decay_from)
+    out = at_home(options.out or Path("runs") / f"{source.resolve().name}-decayed")
 
     def prepare() -> None:
         # once it is there, --resume goes on with it
-        prepared = options.resume and (out / "run.json").is_file()
+        prepared = options.resume and is_file(out / "run.json")
         if processes.is_first and not prepared:
-            branch(options.decay_from, out, options.steps)
+            branch(source, out, options.steps)
 
     processes.first_alone(prepare)  # the others wait until it is written
     settings = Config.from_dict(load_record(out)["config"])

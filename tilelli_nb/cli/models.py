@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ..files import at_home
+from ..files import at_home, is_file
 from .options import ModelArgument, read_text
 
 PackedFolder = Annotated[Path, typer.Option(help="Folder for the packed model")]
@@ -29,7 +29,7 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
 
     out = at_home(out)
     refuse_to_lose_weights(out)  # before anything is measured
-    if (out / "run.json").is_file():
+    if is_file(out / "run.json"):
         raise ConfigError(
             f"--out {out} is the folder of a run",
             "choose another folder: the packed model would take the place of its own",
@@ -116,6 +116,6 @@ def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
 
     # a model without a run, such as a packed one, gets a shorter card
     record = None
-    if (Path(model) / "run.json").is_file():
+    if is_file(at_home(model) / "run.json"):
         record = load_record(model)
     typer.echo(TilelliLM.from_pretrained(model).push_to_hub(name, record, private))

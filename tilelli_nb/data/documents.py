@@ -70,10 +70,7 @@ def documents(
 
 def exists(path: Path) -> bool:
     """Whether there is such a file or folder; no path that no system could have."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or holds NUL
-        return False
+    return os.path.exists(path)  # False where a name is too long, or holds NUL
 
 
 def up_to(limit: float, texts: Iterator[str]) -> Iterator[str]:
@@ -361,21 +358,34 @@ def read_parquet(file: Path) -> Iterator[str]:
         ) from error
     try:
         table = pq.ParquetFile(file)
-    except ValueError as error:  # ArrowInvalid is one
+    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
         raise DataError(
             f"{file.name} is not a parquet file", "download or write it again"
         ) from error
     with table:
-        columns = table.schema_arrow.names
-        if "text" not in columns:
+        schema = table.schema_arrow
+        if "text" not in schema.names:
             raise DataError(
-                f"{file.name} has no column `text`, only {', '.join(columns)}",
+                f"{file.name} has no column `text`, only {', '.join(schema.names)}",
                 "rename the column that holds the text to `text`",
             )
-        for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-            for text in batch.column(0).to_pylist():
-                if isinstance(text, str):  # a row may have none
-                    yield text
+        kind = str(schema.field("text").type)
+        if "string" not in kind:
+            raise DataError(
+                f"the column `text` of {file.name} holds {kind}, not text",
+                "rename the column that holds the text to `text`",
+            )
+        try:
+            for batch in table.iter_batches(batch_size=1024, columns=["text"]):
+                for text in batch.column(0).to_pylist():
+                    if text is not None:  # a row may have none
+                        yield text
+        # a damaged page, or a string that is no UTF-8
+        except (ValueError, OSError) as error:
+            raise DataError(
+                f"{file.name} is damaged ({type(error).__name__})",
+                "download or write it again",
+            ) from error
 
 
 TEXT_KINDS = (".txt", ".jsonl")

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import DataError, MissingDependency
+from ..files import at_home
 from .shards import MANIFEST, Shards, ShardWriter, prepare_shards, read_manifest
 
 REPO = "HuggingFaceFW/fineweb-edu"
@@ -68,7 +69,7 @@ class FineWebEdu:
         self.world = world
         self.progress = progress
         self.read_bytes = 0
-        self.files = list_files(Path(files)) if files else []
+        self.files = list_files(at_home(files)) if files else []
         if self.files:
             # their names and sizes stand for the commit
             sizes = [(file.name, file.stat().st_size) for file in self.files]
@@ -243,7 +244,7 @@ def fineweb_source(
     Shards stay with the dataset's commit that they were begun at. DataError when the
     folder holds others, or when the disk is too small for all of it.
     """
-    folder = Path(folder or default_folder(limit_bytes, rank, world))
+    folder = at_home(folder or default_folder(limit_bytes, rank, world))
     begun_at = None  # the commit that the shards in the folder come from
     written, is_complete = 0, False
     if (folder / MANIFEST).is_file():

@@ -241,8 +241,14 @@ def shards_of(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
 def fingerprint(path: Path) -> str:
     """sha256 of a file's bytes, or of the names and digests of a folder's files."""
     if not path.is_dir():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path.name}: {error.strerror}",
+                "check path and permissions",
+            ) from None
     lines = []
     for file in sorted(path.rglob("*")):
         if file.is_file():

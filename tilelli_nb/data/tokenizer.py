@@ -3,7 +3,9 @@ the vocabulary is 256.
 """
 
 import codecs
+import operator
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ..errors import TokenError
 
@@ -30,7 +32,13 @@ class ByteTokenizer:
 
     def to_bytes(self, ids: Iterable[int]) -> bytes:
         """The ids as bytes. Raises TokenError for anything outside 0..255."""
-        ids = [int(i) for i in ids]
+        if getattr(ids, "ndim", 1) != 1:
+            raise TokenError(
+                f"the ids have {ids.ndim} dimensions, not one",
+                "take one row, such as ids[0].tolist(); a batch of prompts is a list "
+                "of lists: ids.tolist()",
+            )
+        ids = [single(i, position) for position, i in enumerate(ids)]
         for position, i in enumerate(ids):
             if not 0 <= i < self.vocab_size:
                 raise TokenError(
@@ -59,3 +67,16 @@ class ByteTokenizer:
         rest = decoder.decode(b"", final=True)
         if rest:
             yield rest
+
+
+def single(token: Any, position: int) -> int:
+    """The token as an int. Raises TokenError for anything but one whole number."""
+    try:
+        if getattr(token, "ndim", 0) == 0:
+            return operator.index(token)
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor of PyTorch's
+        pass
+    raise TokenError(
+        f"what stands at position {position} is no token but {token!r:.60}",
+        "give ids between 0 and 255, as encode() returns them",
+    )

@@ -67,7 +67,7 @@ RANGES = {
     "top_p": Range(
         Real, SMALLEST_FLOAT, 1, "more than 0 and at most 1, or None", may_be_none=True
     ),
-    "seed": Range(Integral, 0, 2**62, "0 or more, or None", may_be_none=True),
+    "seed": Range(Integral, 0, 2**62, "0 to 2**62, or None", may_be_none=True),
 }
 
 
@@ -107,7 +107,7 @@ class Sampling:
             generator.seed()
         else:
             # a large prime factor keeps the rows of neighbouring seeds apart
-            generator.manual_seed((self.seed * 1_000_003 + row) % 2**63)
+            generator.manual_seed((int(self.seed) * 1_000_003 + row) % 2**63)
         return generator
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import load_lines
+from ..files import at_home, is_file, load_lines
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -154,8 +154,8 @@ def runs_folder(start: Path | None = None) -> Path:
 
 def run_folder(name: str | Path, file: str) -> Path:
     """The folder `name` if it holds `file`, else the committed run of that name."""
-    if (Path(name) / file).is_file():
-        return Path(name)
+    if is_file(at_home(name) / file):
+        return at_home(name)
     return runs_folder() / name
 
 
@@ -165,13 +165,20 @@ def load_record(name: str | Path) -> dict[str, Any]:
     """
     folder = run_folder(name, "run.json")
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        # the first records had fewer keys, but never without these
+        if {"name", "kind", "config", "started"} <= record.keys():
+            return record
+        problem = f"the run.json of {folder.name} is no run record"
     except OSError:
         problem = f"the run record {folder.name} does not exist"
-    except ValueError:
-        problem = f"the run record {folder.name} is not JSON"
-    known = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
-    raise DataError(problem, f"the records are {', '.join(known)}")
+    except (ValueError, AttributeError):
+        problem = f"the run record {folder.name} is not JSON, or damaged"
+    known = "give the folder of a run, or mend its run.json"
+    with suppress(DataError):  # installed without the book
+        names = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
+        known = f"the records are {', '.join(names)}"
+    raise DataError(problem, known)
 
 
 def load_metrics(name: str | Path) -> list[dict[str, Any]]:

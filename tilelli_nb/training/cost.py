@@ -5,6 +5,7 @@ done, and what others have cost.
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -309,7 +310,14 @@ def all_records() -> list[dict[str, Any]]:
     found = {}
     for folder in folders:
         for path in sorted(folder.glob("*/run.json")):
-            record = load_record(path.parent)
+            try:
+                record = load_record(path.parent)
+                list(ledger_lines([record]))
+            # one damaged record must not hide the others
+            except (DataError, KeyError, TypeError, ValueError) as error:
+                why = getattr(error, "problem", f"{type(error).__name__}: {error}")
+                warnings.warn(f"{path}: {why}; left out", stacklevel=2)
+                continue
             found[record["name"], record["started"]] = record
     return list(found.values())
 
@@ -340,12 +348,11 @@ def report(
     yield f"{'card':<20}{'bytes/s':>11}{'hours':>8}{'$/hour':>8}{'$':>8}  speed"
     for name in names:
         yield plan_line(plan(config, name, usd_per_hour, bytes_per_s, records))
-    runs = ledger(records)
+    runs = list(ledger_lines(records))
     if runs:
         heads = f"{'MB read':>9}{'hours':>8}{'MFU':>7}{'$':>8}"
         yield f"\n{'runs so far':<28}{'card':<24}{heads}"
-    for record in runs:
-        yield ledger_line(record)
+    yield from runs
     bill = recipe_bill()
     parts = [f"{part} ${usd:.2f}" for part, usd in bill.items()]
     yield f"\nthe recipe: {', '.join(parts)}: ${sum(bill.values()):.2f}"
@@ -358,6 +365,12 @@ def plan_line(plan: Plan) -> str:
         f"{known(plan.hours, '.1f'):>8}{known(plan.usd_per_hour, '.2f'):>8}"
         f"{known(plan.usd, '.2f'):>8}  {plan.why}"
     )
+
+
+def ledger_lines(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yields the lines of the ledger."""
+    for record in ledger(records):
+        yield ledger_line(record)
 
 
 def ledger_line(record: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,64 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def device_of(name: str | None) -> torch.device:
+    """The device of this name; the best one here for None. Raises ConfigError for
+    another name, and for a device that is not here.
+    """
+    name = name or best_device()
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise ConfigError(f"--device {name}", "use cpu, cuda or mps")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    count["mps"] = int(torch.backends.mps.is_available())
+    if int(number or 0) >= count[kind]:
+        raise ConfigError(
+            f"--device {name}: PyTorch sees {count[kind]} of this kind here",
+            f"leave it out, which takes {best_device()}; where a card is in the "
+            "machine, look at `nvidia-smi`: its driver may not fit this PyTorch",
+        )
+    return torch.device(name)
+
+
+def number_in(name: str, otherwise: int | None = None) -> int:
+    """The number that torchrun has put into a variable of the environment. Raises
+    ConfigError for anything else, and for none unless there is an `otherwise`.
+    """
+    text = os.environ.get(name, "")
+    if not text and otherwise is not None:
+        return otherwise
+    if not text.isdecimal():
+        raise ConfigError(
+            f"{name} is {text!r}, though WORLD_SIZE says that several processes train",
+            "start them with torchrun, which sets both; or unset WORLD_SIZE",
+        )
+    return int(text)
+
+
+# What says that a machine has a graphics card, or that somebody pays for one.
+SIGNS = ("RUNPOD_POD_ID", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+
+
+def refuse_unseen_gpu(device: str | None) -> None:
+    """Raises ConfigError where no device was named, the machine should have a GPU, and
+    PyTorch sees none: on its CPU a run would take weeks, at the price of the card.
+    """
+    if device is not None or best_device() != "cpu":
+        return
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return  # hidden on purpose
+    signs = [name for name in SIGNS if os.environ.get(name, "0") != "0"]
+    if shutil.which("nvidia-smi"):
+        signs.append("nvidia-smi")
+    if signs:
+        raise ConfigError(
+            f"this machine should have a GPU ({', '.join(signs)} says so), and PyTorch "
+            "sees none",
+            f"look at `nvidia-smi`: this PyTorch is of CUDA {torch.version.cuda}, and "
+            "the driver must be as new; --device cpu trains on the CPU anyway",
+        )
+
+
 class Processes:
     """The processes that train one model together, as torchrun starts them; without
     torchrun, a group of one.
@@ -32,13 +91,14 @@ class Processes:
     def __init__(self, device: str | None = None) -> None:
         # torchrun tells each process its number and how many there are. A number alone,
         # left over from something else, means nothing.
-        self.world = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0)) if self.world > 1 else 0
-        self.device = torch.device(device or best_device())
+        self.world = number_in("WORLD_SIZE", 1)
+        self.rank = number_in("RANK") if self.world > 1 else 0
+        local_rank = number_in("LOCAL_RANK") if self.world > 1 else 0
+        self.device = device_of(device)
         if self.world == 1:
             return  # nobody to talk to
         if self.device.type == "cuda":
-            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            self.device = device_of(f"cuda:{local_rank}")
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
             # Small agreements go through the CPU even where gradients go through GPUs.
@@ -89,6 +149,10 @@ class Processes:
         if self.world > 1:
             dist.all_reduce(value, dist.ReduceOp.MAX)
         return value
+
+    def minimum(self, value: int) -> int:
+        """The smallest number that a process has."""
+        return -int(self.maximum(torch.tensor(-value)))
 
     def agree(self, precision: str) -> str:
         """bf16 if every process would take it: their machines may differ."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..config import Config, TrainConfig
 from ..data.shards import Shards
 from ..errors import TrainingError
-from ..files import append_line, keep_lines, write_atomic
+from ..files import append_line, at_home, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
@@ -72,7 +72,7 @@ def train(
     """
     check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
-    run = Run(lm, shards, Path(out), device, prompt, on_log)
+    run = Run(lm, shards, at_home(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
         run.begin(resume, minutes, notes)
@@ -456,7 +456,7 @@ class Run:
             name = f"step-{self.step:08d}.safetensors"
             checkpoint.write_tensors(folder / name, tensors, state)
         # Two stay by default: should the newest be damaged, there is another.
-        written = sorted(folder.glob("step-*.safetensors"))
+        written = checkpoint.written_in(folder)
         for old in written[: -self.settings.keep_checkpoints]:
             old.unlink()
 
@@ -468,7 +468,7 @@ class Run:
             return self.record
         is_done = self.step == self.settings.steps
         if is_done and self.final_bpb is None:  # resumed after its last step
-            self.final_bpb = records.load_metrics(self.out)[-1]["val_bpb"]
+            self.evaluate()
         # The rate is of training alone: without evaluation, samples and files.
         seen = self.step * self.step_bytes
         bytes_per_s = seen / self.clock.training_seconds()

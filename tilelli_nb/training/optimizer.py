@@ -4,6 +4,7 @@ update over micro-batches.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -107,17 +108,24 @@ def update(
     x, targets = batch
     device = next(lm.parameters()).device
     compute = loss_terms or lm.loss_terms
-    micro_batches = zip(
-        x.split(config.micro_batch), targets.split(config.micro_batch), strict=True
-    )
+    parts_of_x = x.split(config.micro_batch)
+    parts_of_targets = targets.split(config.micro_batch)
     total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
-    for some_x, some_targets in micro_batches:
+    left = len(parts_of_x)
+    for some_x, some_targets in zip(parts_of_x, parts_of_targets, strict=True):
+        left -= 1
         some_x = some_x.to(device, non_blocking=True)
         some_targets = some_targets.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            terms = compute(some_x, some_targets)
-        # Divided by the whole batch: the gradients of its parts add up.
-        terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
+        autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=precision == "bf16"
+        )
+        # Processes average their gradients once, when all parts have been added up.
+        alone = left > 0 and hasattr(compute, "no_sync")
+        with compute.no_sync() if alone else nullcontext():
+            with autocast:
+                terms = compute(some_x, some_targets)
+            # Divided by the whole batch: the gradients of its parts add up.
+            terms.objective(config.balance_weight, targets.numel(), len(x)).backward()
         total["loss"] += terms.nats.detach() / targets.numel()
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)

@@ -44,4 +44,4 @@ def steps_in(minutes: float, run: Any) -> int:
     left = minutes * 60 - run.clock.seconds() - last_eval_s - 2
     steps = max(1, int(left / per_step))
     # The slowest of the processes sets the pace: the smallest number counts.
-    return -int(run.processes.maximum(torch.tensor(-steps)))
+    return run.processes.minimum(steps)

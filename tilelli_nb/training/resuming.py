@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, DataError, TrainingError
-from ..files import keep_lines, write_atomic
+from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
 
 # Settings that change no result, so that a resumed run may have others.
@@ -125,7 +125,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     The run in `source` is not disturbed and may go on. Returns the configuration of the
     new run, which is then resumed. Raises TrainingError, CheckpointError, DataError.
     """
-    if (out / "run.json").is_file():
+    if is_file(out / "run.json"):
         raise TrainingError(
             f"{out.name} already holds a run", "choose another --out for the branch"
         )

@@ -1,0 +1,144 @@
+"""Several processes, and runs whose surroundings have changed: gradients are averaged
+once a step, and all take one micro-batch.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_train import TEXT, small
+
+from tilelli_nb import prepare_shards
+from tilelli_nb.errors import ConfigError
+from tilelli_nb.storage.checkpoint import latest_valid, write_tensors
+from tilelli_nb.training.distributed import Processes
+from tilelli_nb.training.loop import train
+from tilelli_nb.training.optimizer import make_optimizer, update
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one process, which averages as several do."""
+    store = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 6])
+def test_gradients_are_averaged_once_a_step(group, micro_batch):
+    x = torch.randint(0, 256, (6, 33), generator=torch.Generator().manual_seed(0))
+    batch = x[:, :-1], x[:, 1:]
+    lm = small(batch=6, micro_batch=6).double().train()
+    update(lm, make_optimizer(lm, lm.config.train), batch, lm.config.train, lr=0.01)
+    expected = lm.state_dict()
+
+    lm = small(batch=6, micro_batch=micro_batch).double().train()
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        Processes("cpu").loss_terms(lm, compiled=False)
+    )
+    averaged = []
+
+    def hook(state, bucket):
+        averaged.append(bucket.buffer().numel())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    wrapped.register_comm_hook(None, hook)
+    for _ in range(2):
+        averaged.clear()
+        optimizer = make_optimizer(lm, lm.config.train)
+        update(lm, optimizer, batch, lm.config.train, lr=0.01, loss_terms=wrapped)
+        # every gradient once, in however many buckets
+        assert sum(averaged) == sum(p.numel() for p in lm.parameters())
+    lm = small(batch=6, micro_batch=micro_batch).double().train()
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        Processes("cpu").loss_terms(lm, compiled=False)
+    )
+    optimizer = make_optimizer(lm, lm.config.train)
+    update(lm, optimizer, batch, lm.config.train, lr=0.01, loss_terms=wrapped)
+    for name, tensor in lm.state_dict().items():
+        assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-9), name
+
+
+WORKER = """
+import os
+from tilelli_nb.cli import launch
+from tilelli_nb.training.distributed import Processes
+rank = int(os.environ["RANK"])
+launch.fit_micro_batch = lambda lm, rows: (4, 2)[rank]  # cards of two sizes
+seen = []
+def train(lm, *_, **__):
+    seen.append(lm.config.train.micro_batch)
+launch.train = train
+launch.launch(launch.TrainOptions(corpus="shards", device="cpu", batch=8, out="run"))
+assert Processes("cpu").minimum(7 - rank) == 6
+print("rank", rank, "takes", seen)
+"""
+
+
+def test_all_processes_take_what_fits_everywhere(tmp_path):
+    prepare_shards(TEXT, tmp_path / "shards", "cats")
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node=2", "worker.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(line for line in done.stdout.splitlines() if "takes" in line) == [
+        "rank 0 takes [2]",
+        "rank 1 takes [2]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "-1"},
+        {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0"},
+    ],
+)
+def test_variables_of_processes_that_do_not_fit(monkeypatch, variables):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="WORLD_SIZE"):
+        Processes("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert Processes("cpu").world == 1
+
+
+def test_a_finished_run_whose_curve_is_gone_is_measured_again(tmp_path):
+    shards = prepare_shards(TEXT, tmp_path / "shards", "cats")
+    record = train(small(), shards, tmp_path / "run", progress=False)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"finished": None}))
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    again = train(small(), shards, tmp_path / "run", resume=True, progress=False)
+    assert again["val_bpb"] == record["val_bpb"] and again["finished"]
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_highest_step(tmp_path):
+    """99,999,999 is one digit shorter than 100,000,000, and comes later in a list of
+    words.
+    """
+    for step in (99_999_999, 100_000_000):
+        name = f"step-{step:08d}.safetensors"
+        write_tensors(tmp_path / name, {"a": torch.ones(1)}, {"step": step})
+    (tmp_path / "step-mine.safetensors").touch()
+    assert latest_valid(tmp_path)[1]["step"] == 100_000_000
+    assert latest_valid(tmp_path, 99_999_999)[1]["step"] == 99_999_999
