@@ -52,11 +52,26 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def load_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries."""
-    lines = []
-    with open(path, "rb") as file:  # as bytes, a file is cut at \n alone
-        for line in file:
-            lines.append(json.loads(line))
+    """Reads a .jsonl file (metrics.jsonl, samples.jsonl) as a list of dictionaries; a
+    last line that is only half written yet is left out. Raises DataError.
+    """
+    path, lines = Path(path), []
+    try:
+        with open(path, "rb") as file:  # as bytes, a file is cut at \n alone
+            for number, line in enumerate(file, 1):
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    if line.endswith(b"\n"):
+                        raise DataError(
+                            f"{path.name}, line {number} is not JSON",
+                            "repair the line or delete it",
+                        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path.name} in {path.parent.name}: {error.strerror}",
+            "name the folder of a run that has one",
+        ) from None
     return lines
 
 
@@ -83,9 +98,14 @@ def keep_lines(path: Path, last_step: int) -> None:
         if not line:
             continue  # what follows the last \n
         try:
-            step = json.loads(line)["step"]
+            is_kept = json.loads(line)["step"] <= last_step
         except ValueError:
             break  # the process was killed while it wrote this line
-        if step <= last_step:
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{path.name} holds a line that no run has written: {line[:40]!r}",
+                "take it out, or move the file away",
+            ) from None
+        if is_kept:
             kept.append(line + b"\n")
     write_atomic(path, b"".join(kept))

@@ -286,3 +286,13 @@ def test_a_record_of_something_else_is_refused_by_name(here):
                 resume=True,
                 progress=False,
             )
+
+
+def test_a_warning_is_one_line_for_a_reader(here):
+    (here / "mine").mkdir()
+    for name in ("a.txt", "b.txt", "notes.md"):
+        (here / "mine" / name).write_text(name)
+    done = tilelli("data", "mine")
+    assert done.returncode == 0
+    said = b"warning: of the folder mine this is not read: 1 .md\n"
+    assert done.stderr == said

@@ -72,3 +72,33 @@ def test_what_is_appended_is_plain_utf8(tmp_path):
     append_line(tmp_path / "f", {"text": "caf\xe9"})
     assert (tmp_path / "f").read_bytes() == b'{"text": "caf\xc3\xa9"}\n'
     assert json.loads((tmp_path / "f").read_bytes()) == {"text": "caf\xe9"}
+
+
+@pytest.mark.parametrize("half", [b'{"step"', b'{"step": 2}x', b"\xff"])
+def test_a_line_that_is_being_written_is_left_out(tmp_path, half):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + half)
+    assert load_lines(path) == [{"step": 1}]
+    path.write_bytes(b'{"step": 1}\n' + half + b'\n{"step": 3}\n')
+    with pytest.raises(DataError, match="metrics.jsonl, line 2 is not JSON"):
+        load_lines(path)
+
+
+def test_a_file_of_lines_that_is_not_there(tmp_path):
+    for path in (
+        tmp_path / "metrics.jsonl",
+        tmp_path / "x" / "metrics.jsonl",
+        tmp_path,
+    ):
+        with pytest.raises(DataError, match="cannot read"):
+            load_lines(path)
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"3", b'{"text": "mine"}', b'{"step": "x"}'])
+def test_lines_of_somebody_else_are_not_dropped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    before = b'{"step": 1}\n' + line + b'\n{"step": 2}\n'
+    path.write_bytes(before)
+    with pytest.raises(DataError, match="that no run has written"):
+        keep_lines(path, 1)
+    assert path.read_bytes() == before

@@ -1,5 +1,8 @@
-"""Several processes: gradients are averaged once a step, and all take one micro-batch."""
+"""Several processes, and runs whose surroundings have changed: gradients are averaged
+once a step, and all take one micro-batch.
+"""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +13,10 @@ import torch.distributed as dist
 from test_train import TEXT, small
 
 from tilelli_nb import prepare_shards
+from tilelli_nb.errors import ConfigError
+from tilelli_nb.storage.checkpoint import latest_valid, write_tensors
 from tilelli_nb.training.distributed import Processes
+from tilelli_nb.training.loop import train
 from tilelli_nb.training.optimizer import make_optimizer, update
 
 
@@ -93,3 +99,46 @@ def test_all_processes_take_what_fits_everywhere(tmp_path):
         "rank 0 takes [2]",
         "rank 1 takes [2]",
     ]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "-1"},
+        {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0"},
+    ],
+)
+def test_variables_of_processes_that_do_not_fit(monkeypatch, variables):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="WORLD_SIZE"):
+        Processes("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert Processes("cpu").world == 1
+
+
+def test_a_finished_run_whose_curve_is_gone_is_measured_again(tmp_path):
+    shards = prepare_shards(TEXT, tmp_path / "shards", "cats")
+    record = train(small(), shards, tmp_path / "run", progress=False)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"finished": None}))
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    again = train(small(), shards, tmp_path / "run", resume=True, progress=False)
+    assert again["val_bpb"] == record["val_bpb"] and again["finished"]
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_highest_step(tmp_path):
+    """99,999,999 is one digit shorter than 100,000,000, and comes later in a list of
+    words.
+    """
+    for step in (99_999_999, 100_000_000):
+        name = f"step-{step:08d}.safetensors"
+        write_tensors(tmp_path / name, {"a": torch.ones(1)}, {"step": step})
+    (tmp_path / "step-mine.safetensors").touch()
+    assert latest_valid(tmp_path)[1]["step"] == 100_000_000
+    assert latest_valid(tmp_path, 99_999_999)[1]["step"] == 99_999_999

@@ -2,6 +2,8 @@
 
 import io
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -30,10 +32,16 @@ for command in (data, train, sft, chat, generate, score, pack, info, push, cost)
 app.add_typer(runpod.app, name="runpod")
 
 
+def as_one_line(message: Warning | str, *place: Any, **more: Any) -> str:
+    """Writes a warning for a reader, who does not need the line of code it came from."""
+    return f"warning: {message}\n"
+
+
 def main() -> None:
     """Runs the app. An error of this package becomes two lines and exit code 1, never a
     traceback.
     """
+    warnings.formatwarning = as_one_line
     for stream in (sys.stdout, sys.stderr):
         # a terminal that cannot show a character shows ? in its place
         if isinstance(stream, io.TextIOWrapper):

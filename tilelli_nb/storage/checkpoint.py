@@ -201,13 +201,22 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
+def written_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last: by number, not by letter."""
+    found = []
+    for path in folder.glob("step-*.safetensors"):
+        if path.stem.removeprefix("step-").isdecimal():
+            found.append(path)
+    return sorted(found, key=step_of)
+
+
 def latest_valid(
     folder: Path, last_step: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Reads the newest whole checkpoint in `folder` (up to `last_step`, if given), with
     a warning for each newer one that is not; None if none is.
     """
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+    for path in reversed(written_in(folder)):
         if last_step is not None and step_of(path) > last_step:
             continue
         try:

@@ -41,6 +41,21 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+def number_in(name: str, otherwise: int | None = None) -> int:
+    """The number that torchrun has put into a variable of the environment. Raises
+    ConfigError for anything else, and for none unless there is an `otherwise`.
+    """
+    text = os.environ.get(name, "")
+    if not text and otherwise is not None:
+        return otherwise
+    if not text.isdecimal():
+        raise ConfigError(
+            f"{name} is {text!r}, though WORLD_SIZE says that several processes train",
+            "start them with torchrun, which sets both; or unset WORLD_SIZE",
+        )
+    return int(text)
+
+
 # What says that a machine has a graphics card, or that somebody pays for one.
 SIGNS = ("RUNPOD_POD_ID", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
 
@@ -60,8 +75,8 @@ def refuse_unseen_gpu(device: str | None) -> None:
         raise ConfigError(
             f"this machine should have a GPU ({', '.join(signs)} says so), and PyTorch "
             "sees none",
-            f"look at `nvidia-smi`: this PyTorch is made for CUDA {torch.version.cuda}, "
-            "and the driver must be as new; --device cpu trains on the CPU anyway",
+            f"look at `nvidia-smi`: this PyTorch is of CUDA {torch.version.cuda}, and "
+            "the driver must be as new; --device cpu trains on the CPU anyway",
         )
 
 
@@ -76,13 +91,14 @@ class Processes:
     def __init__(self, device: str | None = None) -> None:
         # torchrun tells each process its number and how many there are. A number alone,
         # left over from something else, means nothing.
-        self.world = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0)) if self.world > 1 else 0
+        self.world = number_in("WORLD_SIZE", 1)
+        self.rank = number_in("RANK") if self.world > 1 else 0
+        local_rank = number_in("LOCAL_RANK") if self.world > 1 else 0
         self.device = device_of(device)
         if self.world == 1:
             return  # nobody to talk to
         if self.device.type == "cuda":
-            self.device = device_of(f"cuda:{os.environ['LOCAL_RANK']}")
+            self.device = device_of(f"cuda:{local_rank}")
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
             # Small agreements go through the CPU even where gradients go through GPUs.

@@ -122,7 +122,7 @@ def write_setback(run: Any, trouble: str) -> None:
     if found is None:
         give_up(run, trouble)
     tensors, state = found
-    for path in folder.glob("step-*.safetensors"):
+    for path in checkpoint.written_in(folder):
         if checkpoint.step_of(path) > state["step"]:
             path.unlink()
     # other batches, and the same ones should this be done again

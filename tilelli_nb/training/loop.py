@@ -459,7 +459,7 @@ class Run:
             name = f"step-{self.step:08d}.safetensors"
             checkpoint.write_tensors(folder / name, tensors, state)
         # Two stay by default: should the newest be damaged, there is another.
-        written = sorted(folder.glob("step-*.safetensors"))
+        written = checkpoint.written_in(folder)
         for old in written[: -self.settings.keep_checkpoints]:
             old.unlink()
 
@@ -471,7 +471,7 @@ class Run:
             return self.record
         is_done = self.step == self.settings.steps
         if is_done and self.final_bpb is None:  # resumed after its last step
-            self.final_bpb = records.load_metrics(self.out)[-1]["val_bpb"]
+            self.evaluate()
         # The rate is of training alone: without evaluation, samples and files.
         seen = self.step * self.step_bytes
         bytes_per_s = seen / self.clock.training_seconds()
