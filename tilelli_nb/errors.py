@@ -37,6 +37,19 @@ class TrainingError(TilelliError):
     """A run that cannot go on: NaN in the loss, or nowhere to write."""
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A training run that Ctrl-C has stopped, and that was saved first. `record` is its
+    record so far.
+    """
+
+    def __init__(self, record: dict) -> None:
+        steps, planned = record["steps"], record["config"]["train"]["steps"]
+        super().__init__(
+            f"stopped and saved at step {steps:,} of {planned:,}: resume=True goes on"
+        )
+        self.record = record
+
+
 class GenerationError(TilelliError):
     """Sampling settings outside their range."""
 

@@ -17,6 +17,7 @@ from .data.tokenizer import ByteTokenizer
 from .errors import CheckpointError
 from .files import write_atomic
 from .inference import decoding, generation_config, packed
+from .inference.chatting import Talker
 from .inference.prepared import Prepared
 from .model.network import Network
 from .model.ternary import TernaryLinear
@@ -50,7 +51,7 @@ def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
     return True
 
 
-class TilelliLM(Network, decoding.Decoder):
+class TilelliLM(Network, Talker):
     """The byte-level language model. Build it from a Config, or load it with
     `from_pretrained`.
     """

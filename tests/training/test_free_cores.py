@@ -4,9 +4,16 @@ import os
 
 import pytest
 import torch
+from test_train import shards, small  # noqa: F401  (a fixture)
 
 from tilelli_nb.training import cpu_tuning
-from tilelli_nb.training.cpu_tuning import allowed_cores, free_cores, use_free_cores
+from tilelli_nb.training.cpu_tuning import (
+    allowed_cores,
+    free_cores,
+    keep_threads,
+    use_free_cores,
+)
+from tilelli_nb.training.loop import train
 
 
 @pytest.fixture
@@ -92,3 +99,16 @@ def test_threads_follow_unless_somebody_said_how_many(machine, monkeypatch):
     torch.set_num_threads(4)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert use_free_cores() == 4 == torch.get_num_threads()
+
+
+def test_a_resumed_run_takes_the_threads_that_it_began_with(tmp_path, shards):  # noqa: F811
+    torch.set_num_threads(2)
+    record = train(small(), shards, tmp_path, stop_at=2, progress=False)
+    assert record["threads"] == 2
+    torch.set_num_threads(1)
+    train(small(), shards, tmp_path, resume=True, progress=False)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    keep_threads({"device": "cpu"})  # a record of before
+    keep_threads({"device": "cuda", "threads": 7})
+    assert torch.get_num_threads() == 1

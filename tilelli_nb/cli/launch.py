@@ -15,7 +15,7 @@ from ..data.background import fineweb_in_background, wait_for_shards
 from ..data.corpus import prepare_corpus
 from ..data.fineweb import default_folder
 from ..data.shards import Shards
-from ..errors import ConfigError
+from ..errors import ConfigError, RunInterrupted
 from ..extras import loggers
 from ..files import at_home, is_file
 from ..language_model import TilelliLM
@@ -104,7 +104,8 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     if processes.is_first:  # one process logs for all
         on_log = to_loggers(options, out, settings)
     with corpus(options, processes) as shards:
-        record = train(
+        record = saved_record(
+            train,
             lm,
             shards,
             out,
@@ -121,6 +122,14 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             on_log=on_log,
         )
     return (record if processes.is_first else None), out
+
+
+def saved_record(train: Callable[..., dict], *inputs: Any, **options: Any) -> dict:
+    """Calls train(), and returns the run record also where Ctrl-C has stopped it."""
+    try:
+        return train(*inputs, **options)
+    except RunInterrupted as stopped:
+        return stopped.record
 
 
 def same_place(model: str, out: Path) -> bool:

@@ -1,10 +1,13 @@
 """`tilelli sft`: teaches a pretrained model to answer, and to say when it cannot."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError
+from ..files import at_home
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, MODEL_HELP
 from .train import (
@@ -42,6 +45,7 @@ SAMPLE = "USER: What is the capital of France?\nTILELLI: "
 
 
 def sft(
+    context: typer.Context,
     init: Init = "tilelli/nano",
     config: ConfigName = "sft_nano",
     text: Text = "stories",
@@ -67,93 +71,129 @@ def sft(
     if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both")
     cpu_tuning.wait_briefly()  # before PyTorch is imported
-    changes = {
-        "steps": steps,
-        "batch": batch,
-        "micro_batch": batch,
-        "lr": lr,
-        "precision": precision,
-        "seed": seed,
-        "keep_checkpoints": keep_checkpoints,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    folder = Path(out or Path("runs") / Path(config).stem.replace("_", "-"))
-    record = fine_tune(
-        init,
-        config,
-        given,
-        text,
-        (pairs_seed, pairs),
-        folder,
-        resume=resume,
-        minutes=minutes,
-        stop_at=stop_at,
-        device=device,
-        compiled=compiled,
-        notes=notes,
-    )
+    cpu_tuning.use_free_cores()
+    # the context holds the values above by their names
+    options = SftOptions(**context.params)
+    record = fine_tune(options)
     if record is None:  # under torchrun the first process alone has it
         return
-    if record["finished"]:
-        typer.echo(
-            f"{record['steps']:,} steps; {record['val_bpb']:.4f} bits per byte of held "
-            f"out text\nnext: tilelli chat --model {folder}"
-        )
-    else:
-        planned = record["config"]["train"]["steps"]
-        typer.echo(
-            f"stopped after {record['steps']:,} of {planned:,} steps; "
-            f"the same command with --resume goes on: {folder}"
-        )
-    code = exit_code(folder)
+    typer.echo(outcome(record, options.folder))
+    code = exit_code(options.folder)
     if code:
         raise typer.Exit(code)
 
 
-def fine_tune(
-    init: str,
-    config: str,
-    changes: dict[str, Any],
-    text: str,
-    pairs: tuple[int, int],
-    folder: Path,
-    **options: Any,
-) -> dict[str, Any] | None:
-    """Makes the pairs, of a seed and a number, and trains the model `init` on them: the
-    run record, or None in all processes but the first.
+@dataclass(frozen=True)
+class SftOptions:
+    """The options of `tilelli sft`, which explains each of them in its `--help`; None
+    is not given.
+    """
 
-    Raises ConfigError where init and out are one place, CheckpointError where the
+    init: str
+    config: str
+    text: str
+    pairs: int
+    pairs_seed: int
+    steps: int | None
+    minutes: float | None
+    stop_at: int | None
+    out: Path | None
+    resume: bool
+    batch: int | None
+    lr: float | None
+    precision: str | None
+    seed: int | None
+    device: str | None
+    compiled: bool | None
+    keep_checkpoints: int | None
+    notes: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return at_home(self.out or Path("runs") / Path(self.config).stem)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What replaces a value of the configuration."""
+        values = {
+            "steps": self.steps,
+            "batch": self.batch,
+            "micro_batch": self.batch,
+            "lr": self.lr,
+            "precision": self.precision,
+            "seed": self.seed,
+            "keep_checkpoints": self.keep_checkpoints,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def fine_tune(options: SftOptions) -> dict[str, Any] | None:
+    """Makes the pairs and trains the model on them: the run record, or None in all
+    processes but the first.
+
+    Raises ConfigError where --init and --out are one place, CheckpointError where the
     weights do not fit the configuration.
     """
     from .. import pretrained
-    from ..chat.pairs import make_pairs
-    from ..chat.rows import ChatRows
     from ..config import load_config
-    from ..data.corpus import prepare_corpus
-    from ..errors import ConfigError
     from ..language_model import TilelliLM
     from ..training.distributed import Processes
     from ..training.loop import train
-    from .launch import same_place
+    from .launch import same_place, saved_record
 
-    if same_place(init, folder):
+    if same_place(options.init, options.folder):
         raise ConfigError(
-            f"--init and --out are both {folder}",
+            f"--init and --out are both {options.folder}",
             "choose another --out: the model there would be overwritten",
         )
-    processes = Processes(options["device"])
-    lm = TilelliLM(load_config(config).with_train(**changes))
-    weights, _ = pretrained.first_weights(init, lm.config.model)
+    processes = Processes(options.device)
+    lm = TilelliLM(load_config(options.config).with_train(**options.changes))
+    weights, _ = pretrained.first_weights(options.init, lm.config.model)
     lm.load_weights(weights)
-    pairs_seed, count = pairs
-    if processes.is_first:
-        typer.echo(f"Making {count:,} questions with answers.", err=True)
-    made = make_pairs(pairs_seed, count).train
-    rows = ChatRows(
-        [[*pair.history, (pair.question, pair.answer)] for pair in made],
-        processes.first_alone(lambda: prepare_corpus(text)),
-        f"{count:,} questions and answers of seed {pairs_seed}",
+    notes = f"Started from the weights of {options.init}. {options.notes}".strip()
+    record = saved_record(
+        train,
+        lm,
+        conversations(options, processes),
+        options.folder,
+        resume=options.resume,
+        minutes=options.minutes,
+        stop_at=options.stop_at,
+        device=options.device,
+        compiled=options.compiled,
+        prompt=SAMPLE,
+        notes=notes,
     )
-    notes = f"Started from the weights of {init}. {options.pop('notes')}".strip()
-    record = train(lm, rows, folder, prompt=SAMPLE, notes=notes, **options)
     return record if processes.is_first else None
+
+
+def conversations(options: SftOptions, processes: Any) -> Any:
+    """The pairs as rows to learn from, with the text that is not to be forgotten."""
+    from ..chat.pairs import make_pairs
+    from ..chat.rows import ChatRows
+    from ..data.corpus import prepare_corpus
+
+    if processes.is_first:
+        typer.echo(f"Making {options.pairs:,} questions with answers.", err=True)
+    pairs = make_pairs(options.pairs_seed, options.pairs).train
+    return ChatRows(
+        [[*pair.history, (pair.question, pair.answer)] for pair in pairs],
+        # the first process makes the shards, if need be; the others then find them
+        processes.first_alone(lambda: prepare_corpus(options.text)),
+        f"{options.pairs:,} questions and answers of seed {options.pairs_seed}",
+    )
+
+
+def outcome(record: dict[str, Any], folder: Path) -> str:
+    """Returns the last lines of the command: what came out, and what to do next."""
+    if record["finished"]:
+        return (
+            f"{record['steps']:,} steps; {record['val_bpb']:.4f} bits per byte of held "
+            f"out text\nnext: tilelli chat --model {folder}"
+        )
+    planned = record["config"]["train"]["steps"]
+    return (
+        f"stopped after {record['steps']:,} of {planned:,} steps; "
+        f"the same command with --resume goes on: {folder}"
+    )

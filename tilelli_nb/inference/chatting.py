@@ -5,7 +5,7 @@ of it.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..chat.template import clean_question, encode_prompt
 from ..data.tokenizer import ByteTokenizer
 from ..errors import CheckpointError, GenerationError
 from ..files import write_atomic
-from .decoding import prefill_prompt
+from .decoding import Decoder, prefill_prompt
 from .sampling import Sampling, sample_next
 
 END = 0  # the byte that ends an answer
@@ -232,3 +232,16 @@ def chat(
     turns = list(zip(texts[:-1:2], texts[1::2], strict=True))
     conversation = Conversation(lm, gate, temperature, seed, max_new, turns)
     return conversation.ask(texts[-1])
+
+
+class Talker(Decoder):
+    """A Decoder that also answers questions. It takes a model that was taught to."""
+
+    def chat(self, history: str | Sequence[str], **settings: Any) -> Reply:
+        """Answers a question, or a conversation: a list of texts, the reader's and the
+        model's by turns. The reply's `text` is the answer.
+
+        `settings` are temperature (0 unless given), seed, max_new and gate, as in a
+        Conversation.
+        """
+        return chat(self, history, **settings)

@@ -220,17 +220,6 @@ class Decoder:
         sampling = self.sampling(max_new, temperature, top_k, top_p, seed, stop)
         return stream(self.fast_form(), ids, sampling)
 
-    def chat(self, history: str | Sequence[str], **settings: Any) -> Any:
-        """Answers a question, or a conversation: a list of texts, the reader's and the
-        model's by turns. Returns a Reply, whose `text` is the answer.
-
-        `settings` are temperature (0 unless given), seed, max_new and gate: see
-        inference/chatting.py. It takes a model that was trained to chat.
-        """
-        from .chatting import chat  # which is built on this module
-
-        return chat(self, history, **settings)
-
     def score(self, text: str | bytes, sliding: bool = False) -> float:
         """Measures bits per byte of a text after an implied byte 0: in chunks of the
         context, or with a sliding window.

@@ -15,7 +15,8 @@ from ..config import ModelConfig
 from ..errors import ConfigError, TokenError
 from ..model.attention import at_least_fp32, topk_attention
 from ..model.ternary import TernaryLinear
-from .decoding import Decoder, DecodeState
+from .chatting import Talker
+from .decoding import DecodeState
 
 KINDS = ("fp32", "bf16", "int8", "ternary")
 
@@ -305,7 +306,7 @@ def fused_sizes(c: ModelConfig) -> list[int]:
     return [c.d_model, c.d_model, c.d_model, c.ffn_expand * c.d_model, 3]
 
 
-class Prepared(Decoder):
+class Prepared(Talker):
     """A routed model for inference alone, made by `prepare`. It answers as the model
     does, sooner.
 

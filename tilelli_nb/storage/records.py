@@ -42,6 +42,7 @@ KEYS = (
     "notes",
     "precision",
     "run_id",
+    "threads",
 )
 KINDS = ("train", "sft", "eval", "bench")
 

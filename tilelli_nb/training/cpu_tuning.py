@@ -61,6 +61,16 @@ def use_free_cores() -> int:
     return torch.get_num_threads()
 
 
+def keep_threads(record: dict) -> None:
+    """Sets the number of threads that a run began with: sums are cut into as many
+    pieces, and go on to the bit. Records of before have none.
+    """
+    import torch  # as above
+
+    if record.get("device") == "cpu" and "threads" in record:
+        torch.set_num_threads(record["threads"])
+
+
 def free_cores(seconds: float = LOOK) -> int:
     """How many cores this process may use and nobody else is using; at least 1.
 

@@ -16,18 +16,18 @@ from tqdm import tqdm
 
 from ..config import Config, TrainConfig
 from ..data.shards import Shards
-from ..errors import TrainingError
+from ..errors import RunInterrupted, TrainingError
 from ..files import append_line, at_home, keep_lines, write_atomic
 from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
 from .clock import Clock
 from .cost import Bill, hourly_price, mfu
-from .cpu_tuning import keep_freed_memory
+from .cpu_tuning import keep_freed_memory, keep_threads
 from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
 from .guard import LossGuard, go_back, not_finite
-from .optimizer import learning_rate, load_moments, make_optimizer, moments_of, update
+from .optimizer import learning_rate, load_moments, make_optimizer, update
 from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
 from .progress import Pace, introduction, progress_bar, write_sample
@@ -38,6 +38,7 @@ from .resuming import (
     settings_to_resume,
     sole_writer,
     weights_in,
+    write_checkpoint,
 )
 
 
@@ -64,11 +65,12 @@ def train(
 
     `resume` goes on from the newest whole checkpoint, bit for bit as if nothing had
     happened. `stop_at` ends early on the same schedule; `minutes` times some steps and
-    fixes the length of the schedule from them. SIGTERM, SIGINT, SIGHUP and a bill above
-    `max_dollars` write a checkpoint and return. `compiled` (on CUDA unless told
-    otherwise) takes the step through torch.compile. `on_log` gets each metrics line.
-    Under torchrun every process calls this. A run that is finished is left as it is.
-    Raises TrainingError, DataError, ConfigError, CheckpointError.
+    fixes the length of the schedule from them. SIGTERM, SIGHUP and a bill above
+    `max_dollars` write a checkpoint and return; Ctrl-C writes one and then raises
+    RunInterrupted, a KeyboardInterrupt. `compiled` (on CUDA unless told otherwise)
+    takes the step through torch.compile. `on_log` gets each metrics line. Under
+    torchrun every process calls this. A run that is finished is left as it is. Raises
+    TrainingError, DataError, ConfigError, CheckpointError.
     """
     check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
@@ -79,6 +81,8 @@ def train(
         if not run.record["finished"]:  # a finished record is never touched
             run_steps(run, stop_at or run.settings.steps, compiled, progress)
             run.finish()
+    if run.stopped_by == "SIGINT":
+        raise RunInterrupted(run.record)
     return run.record
 
 
@@ -227,6 +231,7 @@ class Run:
         if exists:
             self.record = records.load_record(self.out)
             self.config, self.precision = settings_to_resume(self.record, self.config)
+            keep_threads(self.record)
             self.shards = self.opened.as_described(self.record["data"])
         elif any((self.out / "checkpoints").glob("step-*")):
             raise TrainingError(
@@ -269,6 +274,7 @@ class Run:
             device=self.device.type,
             gpu_name=self.gpu_name,
             precision=self.precision,
+            threads=torch.get_num_threads(),
             run_id=uuid4().hex,
         )
 
@@ -436,32 +442,9 @@ class Run:
             go_back(self, trouble)
             return
         if self.processes.is_first:
-            self.write_checkpoint()
+            write_checkpoint(self)
         self.saved_step = self.step
         self.saved_at = time.perf_counter()
-
-    def write_checkpoint(self) -> None:
-        """Writes everything that a resumed run needs, and drops older checkpoints."""
-        tensors = {f"model.{name}": t for name, t in self.lm.state_dict().items()}
-        tensors |= moments_of(self.optimizer)
-        tensors["generator"] = self.batches.state
-        folder = self.out / "checkpoints"
-        with self.clock.aside():
-            state = {
-                "config": self.config.to_dict(),
-                "step": self.step,
-                "run_id": self.record.get("run_id"),
-                "wall_s": self.clock.seconds(),
-                "train_s": self.clock.training_seconds(),
-                "data": self.shards.describe(),
-                "guard": self.guard.state(),
-            }
-            name = f"step-{self.step:08d}.safetensors"
-            checkpoint.write_tensors(folder / name, tensors, state)
-        # Two stay by default: should the newest be damaged, there is another.
-        written = checkpoint.written_in(folder)
-        for old in written[: -self.settings.keep_checkpoints]:
-            old.unlink()
 
     def finish(self) -> dict[str, Any]:
         """Completes run.json; a run at its last step also leaves the model for

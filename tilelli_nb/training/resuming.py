@@ -15,6 +15,7 @@ from ..config import Config
 from ..errors import ConfigError, DataError, TrainingError
 from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
+from .optimizer import moments_of
 
 # Settings that change no result, so that a resumed run may have others.
 MAY_CHANGE = ("micro_batch", "checkpoint_minutes", "keep_checkpoints")
@@ -158,3 +159,27 @@ def branch(source: Path, out: Path, steps: int) -> Config:
         keep_lines(out / name, state["step"])
     write_atomic(out / "run.json", records.dumps(record))  # last: now it is a run
     return config
+
+
+def write_checkpoint(run: Any) -> None:
+    """Writes everything that a resumed run needs, and drops older checkpoints."""
+    tensors = {f"model.{name}": t for name, t in run.lm.state_dict().items()}
+    tensors |= moments_of(run.optimizer)
+    tensors["generator"] = run.batches.state
+    folder = run.out / "checkpoints"
+    with run.clock.aside():
+        state = {
+            "config": run.config.to_dict(),
+            "step": run.step,
+            "run_id": run.record.get("run_id"),
+            "wall_s": run.clock.seconds(),
+            "train_s": run.clock.training_seconds(),
+            "data": run.shards.describe(),
+            "guard": run.guard.state(),
+        }
+        name = f"step-{run.step:08d}.safetensors"
+        checkpoint.write_tensors(folder / name, tensors, state)
+    # Two stay by default: should the newest be damaged, there is another.
+    written = checkpoint.written_in(folder)
+    for old in written[: -run.settings.keep_checkpoints]:
+        old.unlink()
