@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from functools import partial
 
 import pytest
 
 from tilelli_nb.chat.facts import fill, first_questions, lines, load_domains
 from tilelli_nb.chat.generated import ARITHMETIC, WORKERS, load_phrasings
 from tilelli_nb.chat.pairs import (
+    OPENINGS,
+    Maker,
     PairSets,
     accepts,
     card,
@@ -203,20 +206,42 @@ def test_nothing_held_out_is_in_training_or_calibration(sets):
                 assert not seen[name] & seen[other], (name, other)
 
 
-def test_no_held_out_entity_is_in_a_training_question(sets):
-    entities = {pair.group.split("/?", 1)[1] for pair in sets.entities}
+def phrases_of(pairs):
+    """All runs of up to 14 words in the questions."""
     shown = set()
-    others = sets.train + sets.calibration
-    for question in {q for pair in others for q, _ in turns_of(pair)}:
+    for question in {q for pair in pairs for q, _ in turns_of(pair)}:
         words = words_of(question)
         for start in range(len(words)):
             for size in range(1, 15):
                 shown.add(" ".join(words[start : start + size]))
-    for entity in entities:
-        # of "tapir > bird" the one half is new, and the other need not be
-        halves = [" ".join(words_of(half)) for half in entity.split(" > ")]
-        assert any(half not in shown for half in halves), entity
-        assert max(len(half.split()) for half in halves) < 15
+    return shown
+
+
+def test_no_held_out_entity_is_in_another_question(sets):
+    train, calibration = phrases_of(sets.train), phrases_of(sets.calibration)
+    for name, shown in (("entities", train | calibration), ("calibration", train)):
+        groups = {pair.group for pair in getattr(sets, name) if "/?" in pair.group}
+        assert len(groups) >= 200
+        for entity in {group.split("/?", 1)[1] for group in groups}:
+            # of "tapir > bird" the one half is new, and the other need not be
+            halves = [" ".join(words_of(half)) for half in entity.split(" > ")]
+            assert any(half not in shown for half in halves), (name, entity)
+            assert max(len(half.split()) for half in halves) < 15
+
+
+def test_training_avoids_a_wording_that_is_held_out():
+    maker = Maker(seed=0)
+    fact = next(fact for fact in maker.facts if fact.key == "France")
+    maker.forbidden = {normal_form(question) for question in fact.ask[4:]}
+    for _ in range(40):
+        pair = maker.allowed(partial(maker.fact_pair, fact), set())
+        assert normal_form(pair.question) not in maker.forbidden
+    # not even one is left
+    held = fact._replace(ask=fact.ask[4:5])
+    maker.forbidden |= {normal_form(t + held.ask[0]) for t in ("", *OPENINGS)}
+    maker.forbidden.add(normal_form(held.ask[0] + " please"))
+    with pytest.raises(DataError, match="held out of training"):
+        maker.allowed(partial(maker.fact_pair, held), set())
 
 
 def test_twins_of_a_group_are_on_one_side(sets):

@@ -203,19 +203,11 @@ class Maker:
         return Pair(question, fact.answer, fact.domain, True, group_of(fact))
 
     def calibration_names(self) -> set[str]:
-        """Which of the real things that are never taught are for the calibration: the
-        last two of a domain, and whatever shares an unknown name with one of these.
+        """The names of real things that are never taught and that are for the
+        calibration, in whichever domain they occur: the last two of each.
         """
-        names: set[str] = set()
-        for domain in self.domains:
-            names.update(*(self.unknown_names(topic) for topic in domain.unseen[-2:]))
-        unseen = [topic for domain in self.domains for topic in domain.unseen]
-        while True:
-            groups = [self.unknown_names(topic) for topic in unseen]
-            more = set().union(*(group for group in groups if group & names))
-            if more <= names:
-                return names
-            names |= more
+        last = [topic for domain in self.domains for topic in domain.unseen[-2:]]
+        return set().union(*(self.unknown_names(topic) for topic in last))
 
     def unknown_names(self, topic: Topic) -> set[str]:
         """Of "tapir > bird" the tapir; without an article and the s of a plural."""
