@@ -16,6 +16,7 @@ from tilelli_nb.chat.generated import ARITHMETIC, WORKERS, load_phrasings
 from tilelli_nb.chat.pairs import (
     OPENINGS,
     Maker,
+    Pair,
     PairSets,
     accepts,
     card,
@@ -168,6 +169,39 @@ def test_sizes_and_shares(sets):
     assert all(len(getattr(sets, name)) >= 300 for name in HELD_OUT)
     known = sum(pair.answerable for pair in sets.calibration)
     assert 300 <= known <= len(sets.calibration) - 300
+
+
+def test_the_calibration_has_all_kinds(sets):
+    kinds = Counter(pair.kind for pair in sets.calibration)
+    assert set(kinds) >= set(WORKERS) | {"capitals", "opposites", "small talk"}
+    for kind in ("invented", "untrained"):
+        assert kinds[kind] >= 100, kind
+    for kind in ("private", "future", "missing context", "invented word"):
+        assert kinds[kind] >= 20, kind
+    assert kinds["false premise"] >= 20
+
+
+def test_a_turn_before_is_left_out_where_it_would_not_fit():
+    maker = Maker(seed=0)
+    short = Pair("Is it?", "Yes.", "x", True, "x/y")
+    long = short._replace(question="why " * 30, answer="so " * 12)
+    # each turn has 16 + 119 + 35 + 1 bytes: two are 342
+    assert {maker.with_history(long, [long]) for _ in range(200)} == {long}
+    made = {maker.with_history(short, [long]) for _ in range(200)}
+    assert made == {short, short._replace(history=((long.question, long.answer),))}
+
+
+def test_some_words_of_the_slots_are_only_in_the_tests(sets):
+    kinds = ("private", "future")
+    hidden = ("nephew", "godmother", "stepbrother", "supper", "2047", "2084", "2111")
+
+    def asked(pairs):
+        return {w for p in pairs if p.kind in kinds for w in words_of(p.question)}
+
+    shown = {word.removesuffix("'s") for word in asked(sets.train)}
+    tested = {word.removesuffix("'s") for word in asked(sets.unanswerable)}
+    assert not shown & set(hidden)
+    assert len(tested & set(hidden)) >= 5
 
 
 def test_what_each_test_holds(sets):
