@@ -178,7 +178,7 @@ def test_the_calibration_has_all_kinds(sets):
         assert kinds[kind] >= 100, kind
     for kind in ("private", "future", "missing context", "invented word"):
         assert kinds[kind] >= 20, kind
-    assert kinds["false premise"] >= 20
+    assert kinds["false premise"] >= 20 and kinds["unknown operand"] >= 20
 
 
 def test_a_turn_before_is_left_out_where_it_would_not_fit():
@@ -340,6 +340,15 @@ def test_a_follow_up_leans_on_the_turn_before(sets):
     short = [p for p in sets.train if re.match(r"and of ", p.question.lower())]
     with_turn = [pair for pair in short if pair.history]
     alone = [pair for pair in short if not pair.history]
+    # "And is a lizard a bird?" says it all, and is not refused
+    bare = [pair for pair in sets.train if pair.group.startswith("bare/")]
+    start = r"bare/(and|and of|and in|what about) "
+    verbs = r"\b(is|are|has|have|can|does|do|who|where|which|how)\b"
+    assert len(bare) >= 150
+    for pair in bare:
+        assert re.match(start, pair.group.lower()), pair
+        if pair.group.startswith("bare/And "):
+            assert not re.search(verbs, pair.group.lower().split(" ", 1)[1]), pair
     assert any(pair.answerable for pair in with_turn)
     assert any(not pair.answerable for pair in with_turn)
     assert alone and not any(pair.answerable for pair in alone)

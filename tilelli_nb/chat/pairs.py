@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from ..errors import DataError
-from .facts import Topic, load_domains, read_yaml
+from .facts import Topic, fill, load_domains, read_yaml
 from .generated import WORKERS, hide, load_phrasings, put, split_at_bar
 from .invented import Inventor
 from .template import MAX_ROW, row_length
@@ -52,6 +52,14 @@ OPENINGS = (
     "Quick question: ",
     "Do you know this: ",
     "One more: ",
+)
+BARE = (
+    "And {a}?",
+    "And {a_a}?",
+    "And of {a}?",
+    "And in {a}?",
+    "What about {a}?",
+    "What about {a_a}?",
 )
 # An opening or a "please" only fits before a question that begins like one.
 QUESTION_WORDS = frozenset(
@@ -144,6 +152,14 @@ def restyle(question: str, rng: random.Random, *, openings: bool = True) -> str:
 def group_of(fact: Topic) -> str:
     """What all wordings of a fact and its twins share."""
     return f"{fact.domain}/{fact.key}"
+
+
+def bare_wordings(fact: Topic) -> list[str]:
+    """The short questions that mean nothing without the turn before. "And who wrote
+    Emma?" says all there is to know.
+    """
+    bare = {fill(phrasing, fact.key) for phrasing in BARE}
+    return [question for question in fact.follow if question in bare]
 
 
 def names_of(fact: Topic) -> list[str]:
@@ -342,6 +358,8 @@ class Maker:
         worked: list[Pair] = []
         for kind in WORKERS:
             worked += self.many(20, partial(self.worked_pair, "check", kind))
+            hidden = partial(self.worked_pair, "check", kind, held=False)
+            refused += self.many(4, hidden)
         pairs = facts + worked + refused
         self.rng.shuffle(pairs)
         return pairs
@@ -359,6 +377,7 @@ class Maker:
         follows = round(facts * FOLLOW_SHARE), round(twins * FOLLOW_SHARE)
         with_twins = [f for f in self.facts if self.by_name[f.domain].taught]
         can_follow = [fact for fact in with_twins if fact.follow]
+        can_be_bare = [fact for fact in can_follow if bare_wordings(fact)]
 
         makers: list[Callable[[], Pair]] = []
         makers += self.in_turn(self.fact_pair, self.facts, facts - follows[0])
@@ -372,7 +391,7 @@ class Maker:
         makers += self.in_turn(hide_one, WORKERS, hidden)
         hopeless_pair = partial(self.hopeless_pair, "ask", inventor)
         makers += self.in_turn(hopeless_pair, UNANSWERABLE, hopeless)
-        makers += self.in_turn(self.bare_follow, can_follow, bare)
+        makers += self.in_turn(self.bare_follow, can_be_bare, bare)
 
         seen: set[tuple] = set()
         pairs = [self.allowed(make, seen) for make in makers]
@@ -391,7 +410,7 @@ class Maker:
 
     def bare_follow(self, fact: Topic) -> Pair:
         """ "And of Spain?", with nothing before it."""
-        question = self.rng.choice(fact.follow)
+        question = self.rng.choice(bare_wordings(fact))
         return self.refuse(question, "missing context", f"bare/{question}")
 
     def allowed(self, make: Callable[[], Pair], seen: set[tuple]) -> Pair:
