@@ -14,7 +14,6 @@ import pytest
 from tilelli_nb.chat.facts import fill, first_questions, lines, load_domains
 from tilelli_nb.chat.generated import ARITHMETIC, WORKERS, load_phrasings
 from tilelli_nb.chat.pairs import (
-    OPENINGS,
     Maker,
     Pair,
     PairSets,
@@ -22,9 +21,9 @@ from tilelli_nb.chat.pairs import (
     card,
     is_refusal,
     make_pairs,
-    normal_form,
 )
 from tilelli_nb.chat.template import clean_question, row_length
+from tilelli_nb.chat.wording import OPENINGS, normal_form
 from tilelli_nb.data.stories import load_world
 from tilelli_nb.errors import DataError
 

@@ -19,6 +19,7 @@ from .facts import Topic, fill, load_domains, read_yaml
 from .generated import WORKERS, hide, load_phrasings, put, split_at_bar
 from .invented import Inventor
 from .template import MAX_ROW, row_length
+from .wording import normal_form, restyle
 
 MIN_COUNT = 6_000  # every fact once
 ANSWERABLE_SHARE = 0.65
@@ -43,16 +44,6 @@ REFUSALS = (
     ("I don't know about that.", 0.04),
     ("I don't know, I am afraid.", 0.02),
 )
-OPENINGS = (
-    "Tell me: ",
-    "Please tell me: ",
-    "Hey, ",
-    "Hey Tilelli, ",
-    "Tilelli, ",
-    "Quick question: ",
-    "Do you know this: ",
-    "One more: ",
-)
 BARE = (
     "And {a}?",
     "And {a_a}?",
@@ -61,13 +52,6 @@ BARE = (
     "What about {a}?",
     "What about {a_a}?",
 )
-# An opening or a "please" only fits before a question that begins like one.
-QUESTION_WORDS = frozenset(
-    ("what", "which", "who", "whose", "how", "where", "when", "why")
-    + ("is", "are", "does", "do", "can", "in", "on", "with", "of")
-)
-
-
 CARD_END = """\
 **Source.** The facts, phrasings and word lists were written for this book; the pairs
 are made from them by a program and a seed. No text of others is in them.
@@ -105,11 +89,6 @@ class PairSets(NamedTuple):
     unanswerable: list[Pair]
 
 
-def normal_form(text: str) -> str:
-    """Without capitals, punctuation and double spaces; + - = stay."""
-    return " ".join(re.sub(r"[.,!?:;\"'\u2019]", " ", text.lower()).split())
-
-
 def accepts(answer: str, said: str) -> bool:
     """Whether `said` is the answer, but for blanks around it, capitals, and the
     punctuation at its end.
@@ -124,29 +103,6 @@ def accepts(answer: str, said: str) -> bool:
 def is_refusal(said: str) -> bool:
     """Whether it begins with "I don't know", with any apostrophe or none."""
     return bool(re.match(r"\s*i don['\u2019\u2018\u02bc`\u00b4]?t know\b", said, re.I))
-
-
-def restyle(question: str, rng: random.Random, *, openings: bool = True) -> str:
-    """Half of the questions lose a capital or a mark, or gain a few words, as people
-    type them.
-    """
-    chance = rng.random()
-    if chance < 0.5:
-        return question
-    bare = question.rstrip("?.! ")
-    if chance < 0.62:
-        return bare
-    if chance < 0.74:
-        return question.lower()
-    if chance < 0.82:
-        return bare.lower()
-    first = re.split(r"\W", question, maxsplit=1)[0].lower()
-    fits = openings and question.endswith("?") and first in QUESTION_WORDS
-    if not fits:
-        return question
-    if chance < 0.88:
-        return bare + ", please?"
-    return rng.choice(OPENINGS) + question[0].lower() + question[1:]
 
 
 def group_of(fact: Topic) -> str:
