@@ -7,20 +7,23 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from functools import partial
 
 import pytest
 
 from tilelli_nb.chat.facts import fill, first_questions, lines, load_domains
 from tilelli_nb.chat.generated import ARITHMETIC, WORKERS, load_phrasings
 from tilelli_nb.chat.pairs import (
+    Maker,
+    Pair,
     PairSets,
     accepts,
     card,
     is_refusal,
     make_pairs,
-    normal_form,
 )
 from tilelli_nb.chat.template import clean_question, row_length
+from tilelli_nb.chat.wording import OPENINGS, normal_form
 from tilelli_nb.data.stories import load_world
 from tilelli_nb.errors import DataError
 
@@ -167,6 +170,39 @@ def test_sizes_and_shares(sets):
     assert 300 <= known <= len(sets.calibration) - 300
 
 
+def test_the_calibration_has_all_kinds(sets):
+    kinds = Counter(pair.kind for pair in sets.calibration)
+    assert set(kinds) >= set(WORKERS) | {"capitals", "opposites", "small talk"}
+    for kind in ("invented", "untrained"):
+        assert kinds[kind] >= 100, kind
+    for kind in ("private", "future", "missing context", "invented word"):
+        assert kinds[kind] >= 20, kind
+    assert kinds["false premise"] >= 20 and kinds["unknown operand"] >= 20
+
+
+def test_a_turn_before_is_left_out_where_it_would_not_fit():
+    maker = Maker(seed=0)
+    short = Pair("Is it?", "Yes.", "x", True, "x/y")
+    long = short._replace(question="why " * 30, answer="so " * 12)
+    # each turn has 16 + 119 + 35 + 1 bytes: two are 342
+    assert {maker.with_history(long, [long]) for _ in range(200)} == {long}
+    made = {maker.with_history(short, [long]) for _ in range(200)}
+    assert made == {short, short._replace(history=((long.question, long.answer),))}
+
+
+def test_some_words_of_the_slots_are_only_in_the_tests(sets):
+    kinds = ("private", "future")
+    hidden = ("nephew", "godmother", "stepbrother", "supper", "2047", "2084", "2111")
+
+    def asked(pairs):
+        return {w for p in pairs if p.kind in kinds for w in words_of(p.question)}
+
+    shown = {word.removesuffix("'s") for word in asked(sets.train)}
+    tested = {word.removesuffix("'s") for word in asked(sets.unanswerable)}
+    assert not shown & set(hidden)
+    assert len(tested & set(hidden)) >= 5
+
+
 def test_what_each_test_holds(sets):
     assert all(pair.answerable for pair in sets.phrasings + sets.templates)
     assert not any(pair.answerable for pair in sets.entities + sets.unanswerable)
@@ -203,20 +239,42 @@ def test_nothing_held_out_is_in_training_or_calibration(sets):
                 assert not seen[name] & seen[other], (name, other)
 
 
-def test_no_held_out_entity_is_in_a_training_question(sets):
-    entities = {pair.group.split("/?", 1)[1] for pair in sets.entities}
+def phrases_of(pairs):
+    """All runs of up to 14 words in the questions."""
     shown = set()
-    others = sets.train + sets.calibration
-    for question in {q for pair in others for q, _ in turns_of(pair)}:
+    for question in {q for pair in pairs for q, _ in turns_of(pair)}:
         words = words_of(question)
         for start in range(len(words)):
             for size in range(1, 15):
                 shown.add(" ".join(words[start : start + size]))
-    for entity in entities:
-        # of "tapir > bird" the one half is new, and the other need not be
-        halves = [" ".join(words_of(half)) for half in entity.split(" > ")]
-        assert any(half not in shown for half in halves), entity
-        assert max(len(half.split()) for half in halves) < 15
+    return shown
+
+
+def test_no_held_out_entity_is_in_another_question(sets):
+    train, calibration = phrases_of(sets.train), phrases_of(sets.calibration)
+    for name, shown in (("entities", train | calibration), ("calibration", train)):
+        groups = {pair.group for pair in getattr(sets, name) if "/?" in pair.group}
+        assert len(groups) >= 200
+        for entity in {group.split("/?", 1)[1] for group in groups}:
+            # of "tapir > bird" the one half is new, and the other need not be
+            halves = [" ".join(words_of(half)) for half in entity.split(" > ")]
+            assert any(half not in shown for half in halves), (name, entity)
+            assert max(len(half.split()) for half in halves) < 15
+
+
+def test_training_avoids_a_wording_that_is_held_out():
+    maker = Maker(seed=0)
+    fact = next(fact for fact in maker.facts if fact.key == "France")
+    maker.forbidden = {normal_form(question) for question in fact.ask[4:]}
+    for _ in range(40):
+        pair = maker.allowed(partial(maker.fact_pair, fact), set())
+        assert normal_form(pair.question) not in maker.forbidden
+    # not even one is left
+    held = fact._replace(ask=fact.ask[4:5])
+    maker.forbidden |= {normal_form(t + held.ask[0]) for t in ("", *OPENINGS)}
+    maker.forbidden.add(normal_form(held.ask[0] + " please"))
+    with pytest.raises(DataError, match="held out of training"):
+        maker.allowed(partial(maker.fact_pair, held), set())
 
 
 def test_twins_of_a_group_are_on_one_side(sets):
@@ -281,6 +339,15 @@ def test_a_follow_up_leans_on_the_turn_before(sets):
     short = [p for p in sets.train if re.match(r"and of ", p.question.lower())]
     with_turn = [pair for pair in short if pair.history]
     alone = [pair for pair in short if not pair.history]
+    # "And is a lizard a bird?" says it all, and is not refused
+    bare = [pair for pair in sets.train if pair.group.startswith("bare/")]
+    start = r"bare/(and|and of|and in|what about) "
+    verbs = r"\b(is|are|has|have|can|does|do|who|where|which|how)\b"
+    assert len(bare) >= 150
+    for pair in bare:
+        assert re.match(start, pair.group.lower()), pair
+        if pair.group.startswith("bare/And "):
+            assert not re.search(verbs, pair.group.lower().split(" ", 1)[1]), pair
     assert any(pair.answerable for pair in with_turn)
     assert any(not pair.answerable for pair in with_turn)
     assert alone and not any(pair.answerable for pair in alone)

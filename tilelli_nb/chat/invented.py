@@ -38,8 +38,7 @@ class Inventor:
             "verb": self.word,
             "surname": lambda: self.a("surnames") if self.coin() else self.name(),
             "child": lambda: self.a("children") if self.coin() else self.name(),
-            "adjective": lambda: self.a("adjectives").title(),
-            "building": lambda: self.a("buildings"),
+            "landmark": lambda: f"{self.a('adjectives').title()} {self.a('buildings')}",
             "month": lambda: self.stem().title() + self.a("month_ends"),
             "weekday": lambda: self.stem().title() + self.a("weekday_ends"),
             "shape": lambda: self.stem() + self.a("shape_ends"),
@@ -88,8 +87,6 @@ class Inventor:
         """A name of one of the kinds that is not taken."""
         while True:
             name = self.makers[kind]()
-            if kind in ("adjective", "building"):  # parts of a name, not names
-                return name
             if name.lower() not in self.taken and name.lower() not in self.real:
                 self.made.add(name.lower())
                 return name

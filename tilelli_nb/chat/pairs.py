@@ -15,10 +15,11 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from ..errors import DataError
-from .facts import Topic, load_domains, read_yaml
+from .facts import Topic, fill, load_domains, read_yaml
 from .generated import WORKERS, hide, load_phrasings, put, split_at_bar
 from .invented import Inventor
 from .template import MAX_ROW, row_length
+from .wording import normal_form, restyle
 
 MIN_COUNT = 6_000  # every fact once
 ANSWERABLE_SHARE = 0.65
@@ -43,23 +44,14 @@ REFUSALS = (
     ("I don't know about that.", 0.04),
     ("I don't know, I am afraid.", 0.02),
 )
-OPENINGS = (
-    "Tell me: ",
-    "Please tell me: ",
-    "Hey, ",
-    "Hey Tilelli, ",
-    "Tilelli, ",
-    "Quick question: ",
-    "Do you know this: ",
-    "One more: ",
+BARE = (
+    "And {a}?",
+    "And {a_a}?",
+    "And of {a}?",
+    "And in {a}?",
+    "What about {a}?",
+    "What about {a_a}?",
 )
-# An opening or a "please" only fits before a question that begins like one.
-QUESTION_WORDS = frozenset(
-    ("what", "which", "who", "whose", "how", "where", "when", "why")
-    + ("is", "are", "does", "do", "can", "in", "on", "with", "of")
-)
-
-
 CARD_END = """\
 **Source.** The facts, phrasings and word lists were written for this book; the pairs
 are made from them by a program and a seed. No text of others is in them.
@@ -97,11 +89,6 @@ class PairSets(NamedTuple):
     unanswerable: list[Pair]
 
 
-def normal_form(text: str) -> str:
-    """Without capitals, punctuation and double spaces; + - = stay."""
-    return " ".join(re.sub(r"[.,!?:;\"'\u2019]", " ", text.lower()).split())
-
-
 def accepts(answer: str, said: str) -> bool:
     """Whether `said` is the answer, but for blanks around it, capitals, and the
     punctuation at its end.
@@ -118,32 +105,17 @@ def is_refusal(said: str) -> bool:
     return bool(re.match(r"\s*i don['\u2019\u2018\u02bc`\u00b4]?t know\b", said, re.I))
 
 
-def restyle(question: str, rng: random.Random, *, openings: bool = True) -> str:
-    """Half of the questions lose a capital or a mark, or gain a few words, as people
-    type them.
-    """
-    chance = rng.random()
-    if chance < 0.5:
-        return question
-    bare = question.rstrip("?.! ")
-    if chance < 0.62:
-        return bare
-    if chance < 0.74:
-        return question.lower()
-    if chance < 0.82:
-        return bare.lower()
-    first = re.split(r"\W", question, maxsplit=1)[0].lower()
-    fits = openings and question.endswith("?") and first in QUESTION_WORDS
-    if not fits:
-        return question
-    if chance < 0.88:
-        return bare + ", please?"
-    return rng.choice(OPENINGS) + question[0].lower() + question[1:]
-
-
 def group_of(fact: Topic) -> str:
     """What all wordings of a fact and its twins share."""
     return f"{fact.domain}/{fact.key}"
+
+
+def bare_wordings(fact: Topic) -> list[str]:
+    """The short questions that mean nothing without the turn before. "And who wrote
+    Emma?" says all there is to know.
+    """
+    bare = {fill(phrasing, fact.key) for phrasing in BARE}
+    return [question for question in fact.follow if question in bare]
 
 
 def names_of(fact: Topic) -> list[str]:
@@ -203,19 +175,11 @@ class Maker:
         return Pair(question, fact.answer, fact.domain, True, group_of(fact))
 
     def calibration_names(self) -> set[str]:
-        """Which of the real things that are never taught are for the calibration: the
-        last two of a domain, and whatever shares an unknown name with one of these.
+        """The names of real things that are never taught and that are for the
+        calibration, in whichever domain they occur: the last two of each.
         """
-        names: set[str] = set()
-        for domain in self.domains:
-            names.update(*(self.unknown_names(topic) for topic in domain.unseen[-2:]))
-        unseen = [topic for domain in self.domains for topic in domain.unseen]
-        while True:
-            groups = [self.unknown_names(topic) for topic in unseen]
-            more = set().union(*(group for group in groups if group & names))
-            if more <= names:
-                return names
-            names |= more
+        last = [topic for domain in self.domains for topic in domain.unseen[-2:]]
+        return set().union(*(self.unknown_names(topic) for topic in last))
 
     def unknown_names(self, topic: Topic) -> set[str]:
         """Of "tapir > bird" the tapir; without an article and the s of a plural."""
@@ -350,6 +314,8 @@ class Maker:
         worked: list[Pair] = []
         for kind in WORKERS:
             worked += self.many(20, partial(self.worked_pair, "check", kind))
+            hidden = partial(self.worked_pair, "check", kind, held=False)
+            refused += self.many(4, hidden)
         pairs = facts + worked + refused
         self.rng.shuffle(pairs)
         return pairs
@@ -367,6 +333,7 @@ class Maker:
         follows = round(facts * FOLLOW_SHARE), round(twins * FOLLOW_SHARE)
         with_twins = [f for f in self.facts if self.by_name[f.domain].taught]
         can_follow = [fact for fact in with_twins if fact.follow]
+        can_be_bare = [fact for fact in can_follow if bare_wordings(fact)]
 
         makers: list[Callable[[], Pair]] = []
         makers += self.in_turn(self.fact_pair, self.facts, facts - follows[0])
@@ -380,7 +347,7 @@ class Maker:
         makers += self.in_turn(hide_one, WORKERS, hidden)
         hopeless_pair = partial(self.hopeless_pair, "ask", inventor)
         makers += self.in_turn(hopeless_pair, UNANSWERABLE, hopeless)
-        makers += self.in_turn(self.bare_follow, can_follow, bare)
+        makers += self.in_turn(self.bare_follow, can_be_bare, bare)
 
         seen: set[tuple] = set()
         pairs = [self.allowed(make, seen) for make in makers]
@@ -399,7 +366,7 @@ class Maker:
 
     def bare_follow(self, fact: Topic) -> Pair:
         """ "And of Spain?", with nothing before it."""
-        question = self.rng.choice(fact.follow)
+        question = self.rng.choice(bare_wordings(fact))
         return self.refuse(question, "missing context", f"bare/{question}")
 
     def allowed(self, make: Callable[[], Pair], seen: set[tuple]) -> Pair:
