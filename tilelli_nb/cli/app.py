@@ -31,7 +31,7 @@ app.add_typer(runpod.app, name="runpod")
 
 
 def as_one_line(message: Warning | str, *place: Any, **more: Any) -> str:
-    """Writes a warning for a reader, who does not need the line of code it came from."""
+    """Writes a warning for a reader, who needs no line of code that it came from."""
     return f"warning: {message}\n"
 
 
