@@ -76,8 +76,8 @@ def refuse_unseen_gpu(device: str | None) -> None:
         raise ConfigError(
             f"this machine should have a GPU ({', '.join(signs)} says so), and PyTorch "
             "sees none",
-            f"look at `nvidia-smi`: this PyTorch is made for {made_for}, and the driver "
-            "must be as new; --device cpu trains on the CPU anyway",
+            f"look at `nvidia-smi`: this PyTorch is made for {made_for}, and the "
+            "driver must be as new; --device cpu trains on the CPU anyway",
         )
 
 
