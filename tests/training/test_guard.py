@@ -261,3 +261,17 @@ def test_killed_right_after_a_setback_it_leaves_no_trace(tmp_path, shards):
     assert_same_run(whole, killed)
     results = json.loads((killed / "results.json").read_text())
     assert results["went_back"][0]["from"] == 15
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, shards):
+    """The loss of step 8 was one; what the update made of the weights is none."""
+    lm = small(steps=24, eval_every=24, checkpoint_every=4)
+    on_log = disturbing(lm, 8, poison)
+    with pytest.warns(
+        UserWarning,
+        match="weights are no numbers after step 8: back to the checkpoint of",
+    ):
+        record = train(lm, shards, tmp_path / "run", progress=False, on_log=on_log)
+    assert record["finished"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["went_back"][0]["from"], results["went_back"][0]["to"]) == (8, 4)

@@ -72,11 +72,12 @@ def refuse_unseen_gpu(device: str | None) -> None:
     if shutil.which("nvidia-smi"):
         signs.append("nvidia-smi")
     if signs:
+        made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
         raise ConfigError(
             f"this machine should have a GPU ({', '.join(signs)} says so), and PyTorch "
             "sees none",
-            f"look at `nvidia-smi`: this PyTorch is of CUDA {torch.version.cuda}, and "
-            "the driver must be as new; --device cpu trains on the CPU anyway",
+            f"look at `nvidia-smi`: this PyTorch is made for {made_for}, and the "
+            "driver must be as new; --device cpu trains on the CPU anyway",
         )
 
 

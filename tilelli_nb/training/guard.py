@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import TrainingError
 from ..files import keep_lines
@@ -84,6 +85,11 @@ def not_finite(step: int, loss: float, grad_norm: float) -> str | None:
     if math.isfinite(loss + grad_norm):
         return None
     return f"the loss is {loss:.4g} at step {step:,}"
+
+
+def has_broken_weights(lm: nn.Module) -> bool:
+    """Whether a weight is NaN or infinite: an update can do that to a good loss."""
+    return not all(bool(weight.isfinite().all()) for weight in lm.parameters())
 
 
 def go_back(run: Any, trouble: str) -> None:

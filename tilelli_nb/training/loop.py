@@ -26,7 +26,7 @@ from .cost import Bill, hourly_price, mfu
 from .cpu_tuning import keep_freed_memory, keep_threads
 from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
-from .guard import LossGuard, go_back, not_finite
+from .guard import LossGuard, go_back, has_broken_weights, not_finite
 from .optimizer import learning_rate, load_moments, make_optimizer, update
 from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
@@ -367,8 +367,8 @@ class Run:
     # Looking at the run
 
     def check_loss(self, is_logged: bool) -> str | None:
-        """Looks at the loss and the gradient of the latest step, which waits for a GPU.
-        The words for what is wrong with them, in all processes the same, or None.
+        """Looks at the loss and the gradient of the latest step. The words for what is
+        wrong with them, in all processes the same, or None.
         """
         # Every process has its share of the batch: the mean is that of all of it.
         self.means = {n: self.processes.mean(value) for n, value in self.last.items()}
@@ -376,16 +376,16 @@ class Run:
         trouble = not_finite(self.step, loss, grad_norm)
         if trouble is None and is_logged:
             trouble = self.guard.judge(self.step, loss)
+        # before they are saved or sampled from, the weights themselves are looked at
+        if not is_logged and self.processes.any(has_broken_weights(self.lm)):
+            trouble = trouble or f"the weights are no numbers after step {self.step:,}"
         return trouble
 
     def log(self, has_grown: bool = False) -> str:
-        """Appends a line to metrics.jsonl and returns the few figures that the progress
-        bar shows.
-        """
+        """Appends a line to metrics.jsonl and returns what the progress bar shows."""
         if not self.processes.is_first:
             return ""
-        means = self.means
-        loss = float(means["loss"])
+        means, loss = self.means, float(self.means["loss"])
         line = {
             "step": self.step,
             "bytes_seen": self.step * self.step_bytes,
