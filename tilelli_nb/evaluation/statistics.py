@@ -47,7 +47,7 @@ def bootstrap(
     seed: int = 0,
 ) -> Interval:
     """The 95% interval of measure(*columns) when the cases (rows) are drawn again, with
-    replacement. Source: Efron and Tibshirani 1993, the percentile interval.
+    replacement. Source: Efron 1979, the percentile interval.
 
     A resample for which the measure is undefined (an EvaluationError) is drawn again.
     """
