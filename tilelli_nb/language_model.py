@@ -15,7 +15,7 @@ from . import pretrained
 from .config import Config
 from .data.tokenizer import ByteTokenizer
 from .errors import CheckpointError
-from .files import write_atomic
+from .files import at_home, write_atomic
 from .inference import decoding, generation_config, packed
 from .inference.chatting import Talker
 from .inference.prepared import Prepared
@@ -229,6 +229,7 @@ class TilelliLM(Network, Talker):
             raise CheckpointError(
                 "a packed model has no latent weights to save", "use save_packed()"
             )
+        folder = at_home(folder)
         tensors = self.state_dict()
         if dtype is not None:
             tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
@@ -245,6 +246,7 @@ class TilelliLM(Network, Talker):
         With a held-out `text`, the file notes the bits per byte before and after.
         Returns what it says about packing.
         """
+        folder = at_home(folder)
         tensors = packed.pack_weights(self)
         note = {"version": packed.VERSION, "note": NOT_TRAINABLE[0]}
         metadata = {"config": self.config.to_dict(), **about, "packed": note}

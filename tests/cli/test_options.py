@@ -106,3 +106,11 @@ def test_no_size_from_python(tmp_path, monkeypatch, size):
 def test_a_price_of_nothing_is_a_price():
     done = CliRunner().invoke(app, ["cost", "--usd-per-hour", "0", "--gpu", "A6000"])
     assert done.exit_code == 0 and not isinstance(done.exception, ConfigError)
+
+
+@pytest.mark.parametrize("option", ["--top-k=5", "--top-p=0.9", "--seed=3"])
+def test_what_cannot_matter_at_temperature_0_is_refused(option):
+    arguments = ["generate", "hi", "--max-new", "1", "--temperature", "0", option]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, ConfigError)
+    assert option.split("=")[0] in str(done.exception)

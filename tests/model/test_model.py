@@ -317,3 +317,13 @@ def test_an_unknown_name_says_what_there_is():
         TilelliLM.from_pretrained("tilelli/big")
     with pytest.raises(CheckpointError, match="there is no model"):
         TilelliLM.from_pretrained("no/such/thing")
+
+
+def test_where_nothing_is_predicted_the_loss_is_zero():
+    """A row of padding alone must not turn the weights into NaN."""
+    lm = tiny(context=16).train()
+    x = torch.tensor([random_ids(8)])
+    loss = lm(x, torch.full_like(x, -100))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(parameter.grad.isfinite().all() for parameter in lm.parameters())

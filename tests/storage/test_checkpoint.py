@@ -304,3 +304,14 @@ def test_room_for_weights_is_filled_by_load_weights():
     room.load_weights(drawn.state_dict())
     for name, weight in room.state_dict().items():
         assert torch.equal(weight, drawn.state_dict()[name]), name
+
+
+def test_a_model_is_saved_at_home_where_the_path_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    lm = TilelliLM(load_config("nano").with_model(n_blocks=1))
+    lm.save_pretrained("~/whole")
+    lm.save_packed("~/packed")
+    for name in ("whole", "packed"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+    assert not (tmp_path / "~").exists()

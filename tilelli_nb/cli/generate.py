@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .options import ModelOption, Weights, read_text
+from .options import ModelOption, Weights, read_text, refuse
 
 MAX_NEW = 400  # bytes, where neither the command nor the model says how many
 
@@ -77,6 +77,12 @@ def generate(
     from ..data.tokenizer import ByteTokenizer
 
     tokenizer = ByteTokenizer()
+    if temperature == 0:
+        refuse(
+            {"top-k": top_k, "top-p": top_p, "seed": seed},
+            "without effect at --temperature 0, which always takes the likeliest byte",
+            "leave it out, or give a temperature above 0",
+        )
     lm = load(model, weights)
     # bytes need not be UTF-8, and a model of bytes does not mind
     text = sys.stdin.buffer.read() if prompt == "-" else prompt

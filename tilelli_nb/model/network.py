@@ -122,9 +122,10 @@ class LossTerms(NamedTuple):
         loss.
 
         Divided by the counts of the whole batch, so that the parts of its micro-batches
-        add up to it.
+        add up to it. Where nothing is predicted there is nothing to learn: 0.
         """
-        cross_entropy = self.nats / all_predicted
+        nothing = all_predicted == 0
+        cross_entropy = self.nats / (all_predicted + nothing)
         return cross_entropy + balance_weight * self.balance / all_sequences
 
 

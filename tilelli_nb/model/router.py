@@ -55,12 +55,14 @@ def sequence_balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
     # decided as it likes.
     if mask is None:
         use = p.mean(-2)
-    else:
-        counts = mask.to(p.dtype)[..., None]  # (B, T, 1): 0 at padding
-        if p.dim() == 4:
-            counts = counts[:, None]  # the same for all blocks
-        use = (p * counts).sum(-2) / counts.sum(-2).clamp(min=1)
-    return 3 * use.square().sum(-1) - 1
+        return 3 * use.square().sum(-1) - 1
+    counts = mask.to(p.dtype)[..., None]  # (B, T, 1): 0 at padding
+    if p.dim() == 4:
+        counts = counts[:, None]  # the same for all blocks
+    counted = counts.sum(-2)
+    use = (p * counts).sum(-2) / counted.clamp(min=1)
+    balance = 3 * use.square().sum(-1) - 1
+    return balance * (counted[..., 0] > 0)  # 0 for a row that is all padding
 
 
 def router_confidence(p: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ class mistakes:
 
     def right_tuple_of_scalars(has_answer, right, refused):
         known = sum(has_answer)
-        inability = sum(a and r for a, r in zip(has_answer, refused, strict=True)) / known
+        inability = (
+            sum(a and r for a, r in zip(has_answer, refused, strict=True)) / known
+        )
         unknown = len(has_answer) - known
         answered = sum(
             not a and not r for a, r in zip(has_answer, refused, strict=True)
@@ -112,7 +114,9 @@ class cheapest:
         wrong = ~torch.tensor(right)
         cuts = torch.cat([sure.sort().values, torch.tensor([float("inf")])])
         answered = sure >= cuts[:, None]
-        costs = (answered & wrong).sum(1) * cost_wrong + (~answered).sum(1) * cost_refused
+        costs = (answered & wrong).sum(1) * cost_wrong + (~answered).sum(
+            1
+        ) * cost_refused
         return cuts[costs.argmin()]
 
     def right_numpy(confidence, right, cost_wrong, cost_refused):
