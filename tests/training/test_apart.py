@@ -86,6 +86,8 @@ def test_limits_that_cannot_be_meant(tmp_path, shards, limit):
         train(small(), shards, tmp_path / "run", **limit)
     with pytest.raises(ConfigError, match="--stop-at 0"):
         train(small(), shards, tmp_path / "run", stop_at=0)
+    with pytest.raises(ConfigError, match="--stop-at 13 lies behind the last of 12"):
+        train(small(), shards, tmp_path / name, stop_at=13, progress=False)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

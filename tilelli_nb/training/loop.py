@@ -35,6 +35,7 @@ from .resuming import (
     JSONL_FILES,
     check_limits,
     check_same_run,
+    check_stop,
     settings_to_resume,
     sole_writer,
     weights_in,
@@ -78,6 +79,7 @@ def train(
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
         run.begin(resume, minutes, notes)
+        check_stop(stop_at, run.settings.steps)
         if not run.record["finished"]:  # a finished record is never touched
             run_steps(run, stop_at or run.settings.steps, compiled, progress)
             run.finish()

@@ -54,6 +54,15 @@ def check_limits(**limits: float | None) -> None:
             raise ConfigError(f"{option} {value}", "give more than 0, or leave it out")
 
 
+def check_stop(stop_at: int | None, steps: int) -> None:
+    """Raises ConfigError for a stop that the schedule does not reach."""
+    if stop_at is not None and stop_at > steps:
+        raise ConfigError(
+            f"--stop-at {stop_at:,} lies behind the last of {steps:,} steps",
+            "leave it out, or choose a longer schedule with --steps",
+        )
+
+
 def check_same_run(record: dict[str, Any], state: dict[str, Any], folder: Path) -> None:
     """Raises TrainingError when a checkpoint was not written by this run.
 
