@@ -15,7 +15,7 @@ from ..errors import DataError
 from .template import IGNORED, encode_row
 
 POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
-TEXT_SHARE = 1 / 8  # rows of text for each conversation: a third of the bytes
+TEXT_SHARE = 1 / 16  # rows of text for each conversation: a fifth of the bytes
 
 
 def text_rows(rows: int) -> int:
@@ -53,7 +53,7 @@ class ChatRows:
         self, rows: int, context: int, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """Random conversations, x and targets (rows, T), and random windows of the
-        text, x and targets (an eighth as many, context).
+        text, x and targets (a sixteenth as many, context).
 
         Rows of nearly equal length come together, because padding costs as much time as
         text: of eight times as many, sorted by length, one eighth is taken.
