@@ -45,13 +45,7 @@ NOT_SHOWN = {
         "storage.records.versions",
     ],
     "plumbing: a kind of error each": ["errors"],
-    "writing, not machinery: how the questions of chapter 11 are put together": [
-        "chat.facts",
-        "chat.generated",
-        "chat.invented",
-        "chat.pairs.Maker",
-        "chat.wording",
-    ],
+    "chapter 11 will show most of it": ["chat", "evaluation", "inference.chatting"],
     "plumbing: the pages of this book": [
         "notebook.chat_widgets",
         "notebook.controls",

@@ -1,5 +1,5 @@
 """Two thousand conversations with readers who mean no good, against a real model:
-`python tests/slow/fuzz_chat.py [--model tilelli/nano-chat] [--conversations 2000]`.
+`python tests/slow/fuzz_chat.py --model runs/sft_nano [--conversations 2000]`.
 
 Whatever is typed (nothing, ten kilobytes, control characters, role tags, byte 0, other
 scripts, halves of characters), the prompt keeps its form, fits, and is answered within
@@ -53,7 +53,7 @@ def has_its_form(prompt: bytes) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="tilelli/nano-chat")
+    parser.add_argument("--model", required=True)
     parser.add_argument("--conversations", type=int, default=2000)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ UseGate = Annotated[
 
 
 def chat(
-    model: ModelOption = "tilelli/nano-chat",
+    model: ModelOption,
     temperature: Temperature = 0.0,
     seed: Seed = None,
     confidence: Confidence = True,
