@@ -79,7 +79,7 @@ def generate(
     tokenizer = ByteTokenizer()
     if temperature == 0:
         refuse(
-            {"top-k": top_k, "top-p": top_p, "seed": seed},
+            {"top-k": top_k, "top-p": top_p},
             "without effect at --temperature 0, which always takes the likeliest byte",
             "leave it out, or give a temperature above 0",
         )
