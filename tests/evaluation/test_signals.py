@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from tiny_models import tiny
 
 from tilelli_nb.errors import EvaluationError
+from tilelli_nb.evaluation import rule
+from tilelli_nb.evaluation.probes import load_probes
 from tilelli_nb.evaluation.rule import BASELINES, ROUTER_SIGNALS
 from tilelli_nb.evaluation.signals import (
     controls,
@@ -223,3 +226,20 @@ def test_prompts_do_not_touch_each_other():
     lm, prompts = tiny(), [TEXT, b"Where is Paris?"]
     forth, back = measure(lm, prompts), measure(lm, prompts[::-1])
     assert forth == {name: column[::-1] for name, column in back.items()}
+
+
+def test_from_probes_to_a_verdict(monkeypatch):
+    """What is measured fits the rule as it is: the same names, every regime."""
+    monkeypatch.setattr(rule, "RESAMPLES", 20)
+    lm, regimes = tiny(d_model=12), {}
+    for name in rule.REGIMES:
+        prompts = [p.in_chat for p in load_probes() if p.regime == name][::5]
+        columns = measure(lm, prompts, abstain=lambda h: torch.sigmoid(h.mean()))
+        regimes[name] = rule.Cases([True, False] * 3, columns)
+    found = rule.verdict(regimes)
+    assert not found.holds  # untrained, and the outcomes are by turns
+    assert found.contests["router_conf"]["neo"].auroc == roc_auc_score(
+        [1, 0] * 3, regimes["neo"].signals["router_conf"]
+    )
+    assert {"random", "length", "has_framing", "margin_mean"} <= found.beside.keys()
+    assert found.beside["has_framing"] == dict.fromkeys(rule.REGIMES, 0.5)
