@@ -238,8 +238,8 @@ def test_from_probes_to_a_verdict(monkeypatch):
         regimes[name] = rule.Cases([True, False] * 3, columns)
     found = rule.verdict(regimes)
     assert not found.holds  # untrained, and the outcomes are by turns
-    assert found.contests["router_conf"]["neo"].auroc == roc_auc_score(
-        [1, 0] * 3, regimes["neo"].signals["router_conf"]
-    )
+    expected = roc_auc_score([1, 0] * 3, regimes["neo"].signals["router_conf"])
+    own = found.contests["router_conf"]["neo"].auroc
+    assert own == pytest.approx(expected) == found.beside["router_conf"]["neo"]
     assert {"random", "length", "has_framing", "margin_mean"} <= found.beside.keys()
     assert found.beside["has_framing"] == dict.fromkeys(rule.REGIMES, 0.5)
