@@ -20,6 +20,7 @@ from ..extras import loggers
 from ..files import at_home, is_file
 from ..language_model import TilelliLM
 from ..storage.records import load_record
+from ..training.cpu_tuning import use_free_cores
 from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
@@ -76,6 +77,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     """Trains as the options say. Returns the run record (None in all processes but the
     first) and the folder of the run.
     """
+    use_free_cores()
     refuse_unseen_gpu(options.device)
     processes = Processes(options.device)  # one, unless torchrun started more
     if options.decay_from:

@@ -71,7 +71,6 @@ def sft(
     if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both")
     cpu_tuning.wait_briefly()  # before PyTorch is imported
-    cpu_tuning.use_free_cores()
     # the context holds the values above by their names
     options = SftOptions(**context.params)
     record = fine_tune(options)
@@ -147,6 +146,7 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
             f"--init and --out are both {options.folder}",
             "choose another --out: the model there would be overwritten",
         )
+    cpu_tuning.use_free_cores()
     processes = Processes(options.device)
     lm = TilelliLM(load_config(options.config).with_train(**options.changes))
     weights, _ = pretrained.first_weights(options.init, lm.config.model)

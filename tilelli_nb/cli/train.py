@@ -134,7 +134,6 @@ def train(
     if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both")
     cpu_tuning.wait_briefly()  # before PyTorch is imported
-    cpu_tuning.use_free_cores()
     from .launch import TrainOptions, launch
 
     # the context holds the values above by their names
