@@ -3,9 +3,9 @@ weights, one byte at a time.
 """
 
 import gc
-import weakref
 import math
 import pickle
+import weakref
 from copy import deepcopy
 from itertools import islice
 
