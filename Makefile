@@ -59,7 +59,7 @@ serve: book ## build the site and serve it on this machine (PORT=8000)
 	@$(PAGES_BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 test: $(READY) ## unit tests, every notebook, the site in a browser
-	@echo "Testing the package, then every notebook, then the site: about 8 minutes on 2 cores."
+	@echo "Testing the package, then every notebook, then the site: about 12 minutes on 2 cores."
 	@rm -rf _build/test && mkdir -p _build/test
 	@failed=0; \
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
