@@ -24,7 +24,6 @@ ORDER = [
     "pretrained",
     "language_model",
     "evaluation",
-    "chat",
     "notebook",
     "extras",
     "cli",
