@@ -37,7 +37,7 @@ from tilelli_nb.evaluation.answers import (
 )
 from tilelli_nb.evaluation.statistics import auroc, bootstrap
 from tilelli_nb.files import write_atomic
-from tilelli_nb.inference.chatting import SIGNALS, write_gate
+from tilelli_nb.inference.chatting import SIGNALS, Gate, write_gate
 from tilelli_nb.storage import records
 from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
@@ -212,8 +212,7 @@ def main() -> None:
     gate_row = results["gate"]["margin"]
     print(f"AUROC {gate_row['auroc']}, shuffled {gate_row['shuffled']}")
     if args.gate:
-        gate = calibrate(judge(lm, pairs.calibration), "margin")
-        write_gate(args.model, gate)
+        write_gate(args.model, Gate("margin", gate_row["threshold"]))
     if args.out:
         record = records.new_record(
             args.out.name,

@@ -62,6 +62,20 @@ def test_sft_refuses_what_would_destroy_or_not_fit(taught, tmp_path):
     assert both.exit_code == 2 and "not both" in both.output
 
 
+def test_sft_resumes_its_own_length_alone_and_needs_the_gpu_that_is_paid_for(
+    taught, monkeypatch
+):
+    out, _ = taught
+    again = ["sft", "--out", out, "--pairs", 6000, "--batch", 4, "--resume"]
+    with pytest.raises(ConfigError, match="has 2 steps, not 500"):
+        tilelli(*again, "--steps", 500, catch_exceptions=False)
+    monkeypatch.setenv("RUNPOD_POD_ID", "abc")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(ConfigError, match="should have a GPU"):
+        tilelli(*again, catch_exceptions=False)
+
+
 def test_a_conversation_from_a_pipe(taught):
     out, _ = taught
     lines = "What is your name?\n/reset\nAnd now?\n/quit\nnever asked\n"

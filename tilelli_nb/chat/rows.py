@@ -4,6 +4,7 @@ that it is not forgotten. They stand where Shards stand in the training loop.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ..data.shards import Shards
 from ..errors import DataError
-from .template import IGNORED, encode_row
+from ..model.network import IGNORE
+from .template import encode_row
 
 POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
 TEXT_SHARE = 1 / 16  # rows of text for each conversation: a fifth of the bytes
@@ -72,7 +74,7 @@ class ChatRows:
             )
         x = [F.pad(ids, (0, length - len(ids))) for ids, _ in chosen]
         targets = [
-            F.pad(wanted, (0, length - len(wanted)), value=IGNORED)
+            F.pad(wanted, (0, length - len(wanted)), value=IGNORE)
             for _, wanted in chosen
         ]
         text = self.text.batch(text_rows(rows), context, generator)
@@ -80,18 +82,27 @@ class ChatRows:
 
     def step_bytes(self, rows: int, context: int) -> int:
         """How many bytes a batch has, on average and without its padding."""
-        mean_length = sum(len(ids) for ids, _ in self.rows) / len(self.rows)
-        return round(rows * mean_length) + text_rows(rows) * context
+        return round(rows * self.mean_length) + text_rows(rows) * context
 
-    def describe(self) -> dict[str, Any]:
-        """What a run record says about its data: of the text, and of the rows."""
+    @cached_property
+    def mean_length(self) -> float:
+        """Bytes of a conversation, on average: asked for with each step."""
+        return sum(len(ids) for ids, _ in self.rows) / len(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all rows: asked for with each checkpoint."""
         digest = hashlib.sha256()
         for ids, targets in self.rows:
             digest.update(ids.numpy().tobytes() + targets.numpy().tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says about its data: of the text, and of the rows."""
         return self.text.describe() | {
             "source": f"{self.source}, and {self.text.describe()['source']}",
             "conversations": len(self.rows),
-            "conversations_sha256": digest.hexdigest(),
+            "conversations_sha256": self.fingerprint,
         }
 
     def as_described(self, data: dict[str, Any]) -> "ChatRows":
@@ -100,7 +111,7 @@ class ChatRows:
         Raises DataError when either is not the same any more.
         """
         self.text = self.text.as_described(data)
-        if self.describe()["conversations_sha256"] != data["conversations_sha256"]:
+        if self.fingerprint != data["conversations_sha256"]:
             raise DataError(
                 "these are not the conversations that the run was started on",
                 "resume with the same ones: the same --pairs and --pairs-seed",

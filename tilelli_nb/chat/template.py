@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..data.tokenizer import ByteTokenizer
 from ..errors import DataError
+from ..model.network import IGNORE
 
 # The context has 256 bytes: 80 are left for the answer.
 MAX_QUESTION = 160
 MAX_PROMPT = 176
 MAX_ROW = 256
-IGNORED = -100  # a target that counts nowhere: cross_entropy's ignore_index
 END = b"\0"
 
 # Also where blanks stand between the letters: they may have been line breaks.
@@ -130,5 +130,5 @@ def encode_row(turns: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
         )
     everything = torch.tensor(ByteTokenizer().encode(data), dtype=torch.long)
     counts = torch.tensor(is_answer)
-    targets = everything.masked_fill(~counts, IGNORED)
+    targets = everything.masked_fill(~counts, IGNORE)
     return everything[:-1], targets[1:]

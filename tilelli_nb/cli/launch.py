@@ -91,7 +91,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
         )
     # With --decay-from, --steps are those behind the run that is finished.
     if options.resume and options.decay_from is None:
-        check_steps(options, out)
+        check_steps(options.steps, out)
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
@@ -158,16 +158,16 @@ def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> st
     return f"{said}."
 
 
-def check_steps(options: TrainOptions, out: Path) -> None:
+def check_steps(steps: int | None, out: Path) -> None:
     """Raises ConfigError when a run is resumed with another length than it has."""
-    if options.steps is None or not is_file(out / "run.json"):
+    if steps is None or not is_file(out / "run.json"):
         return
     planned = load_record(out)["config"]["train"]["steps"]
-    if options.steps != planned:
+    if steps != planned:
         raise ConfigError(
-            f"the run in {out.name} has {planned:,} steps, not {options.steps:,}",
+            f"the run in {out.name} has {planned:,} steps, not {steps:,}",
             "resume it without --steps; to train longer, begin another run with "
-            f"--init {out}, or finish this one later with --decay-from",
+            f"--init {out}",
         )
 
 

@@ -24,6 +24,7 @@ from .train import (
     Steps,
     StopAt,
     exit_code,
+    stopped_early,
 )
 
 Init = Annotated[str, typer.Option(help=f"The pretrained model. {MODEL_HELP}")]
@@ -137,16 +138,19 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     from .. import pretrained
     from ..config import load_config
     from ..language_model import TilelliLM
-    from ..training.distributed import Processes
+    from ..training.distributed import Processes, refuse_unseen_gpu
     from ..training.loop import train
-    from .launch import same_place, saved_record
+    from .launch import check_steps, same_place, saved_record
 
     if same_place(options.init, options.folder):
         raise ConfigError(
             f"--init and --out are both {options.folder}",
             "choose another --out: the model there would be overwritten",
         )
+    if options.resume:
+        check_steps(options.steps, options.folder)
     cpu_tuning.use_free_cores()
+    refuse_unseen_gpu(options.device)
     processes = Processes(options.device)
     lm = TilelliLM(load_config(options.config).with_train(**options.changes))
     weights, _ = pretrained.first_weights(options.init, lm.config.model)
@@ -192,8 +196,4 @@ def outcome(record: dict[str, Any], folder: Path) -> str:
             f"{record['steps']:,} steps; {record['val_bpb']:.4f} bits per byte of held "
             f"out text\nnext: tilelli chat --model {folder}"
         )
-    planned = record["config"]["train"]["steps"]
-    return (
-        f"stopped after {record['steps']:,} of {planned:,} steps; "
-        f"the same command with --resume goes on: {folder}"
-    )
+    return stopped_early(record, folder)

@@ -154,6 +154,11 @@ def outcome(record: dict, folder: Path) -> str:
             f"out, {record['bytes_per_s']:,.0f} bytes/s: {folder}\n"
             f"next: tilelli generate --model {folder} --stream"
         )
+    return stopped_early(record, folder)
+
+
+def stopped_early(record: dict, folder: Path) -> str:
+    """Returns what to say of a run that has not reached its last step."""
     planned = record["config"]["train"]["steps"]
     return (
         f"stopped after {record['steps']:,} of {planned:,} steps; "
