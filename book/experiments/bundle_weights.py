@@ -1,12 +1,17 @@
-"""Makes a finished run part of the book: its record under book/runs, its weights in
-bf16 in the package, a model card.
+"""Makes a finished run part of the book: its record under book/runs, its weights in the
+package, a model card.
 
-    python book/experiments/bundle_weights.py runs/nano-stories nano --corpus stories \
+    python book/experiments/bundle_weights.py RUN NAME --corpus stories
         --temperature 0.3 --why "of 200 stories, 72% at 0.3, ... are whole"
+        --about "It knows a small world and nothing else."
+        [--licence "..."] [--packed] [--elsewhere "FineWeb-Edu, first MB=FILE" ...]
 
-The card's numbers are measured here, on the weights as they are bundled and on the
-run's held-out stream; the temperature goes into the model's generation_config.json. Of
-a long run's metrics the book keeps every fiftieth step and every evaluation.
+The weights are kept in bf16, to be trained further, or --packed: ternary codes five to
+a byte, for use alone. All numbers of the card are measured here, on the weights as they
+are bundled: on the run's held-out stream and, with --elsewhere, on the first megabyte
+of other texts, each beside two compressors. The temperature goes into the model's
+generation_config.json. Of a long run's metrics the book keeps every fiftieth step and
+every evaluation.
 """
 
 import argparse
@@ -16,84 +21,215 @@ import lzma
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_record
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
+from tilelli_nb.storage.records import dumps
 from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
 ROOT = Path(__file__).parents[2]
-CARD = """# tilelli/{name}
+TEMPERATURES = (0.4, 0.7, 1.0)
+SAMPLES = 10
+SAMPLE_BYTES = 400
+CARD = """\
+# tilelli/{name}
 
-A byte-level language model of {parameters:,} parameters, trained from nothing by the code of this book.
+A byte-level language model of {parameters:,} parameters, trained from nothing by the
+code of this book.
 
 | | |
 |---|---|
-| architecture | configuration `{config}`: {blocks} routed blocks of width {width}, context {context} bytes |
-| trained on | {source}, {train_mb:.1f} MB; held out {val_kb:,.0f} KB |
-| training | {training}; {seen_mb:.1f} MB in all |
-| time | {minutes:.0f} minutes on a {device} ({speed:,.0f} bytes/s) |
-| held out, in chunks of {context} | **{bits:.4f} bits per byte** as bundled (bf16); {fp32_bits:.4f} in fp32 |
-| held out, sliding window | {sliding:.4f} bits per byte |
-| the same stream | bzip2 -9: {bzip2:.3f}, xz -9e: {xz:.3f} bits per byte |
-| sampling | temperature {temperature:g} unless told otherwise: {why} |
-| record | {records} (metrics: every 50th step) |
+{facts}
 
 ## Reproduce it
 
 ```sh
-{command}
+{commands}
 ```
+
+## Measured
+
+Bits per byte, in chunks of {context} bytes, of the weights as they lie here, beside two
+compressors on the same bytes.
+
+| text | bytes | this model | bzip2 -9 | xz -9e |
+|---|---:|---:|---:|---:|
+{measured}
 
 ## What it writes
 
-Prompt in bold, temperature {temperature:g}, seed {seed}:
+Prompt in bold; {unpicked}
 
 {samples}
 
 ## What it is not
 
-It has read nothing but generated stories about a small world: forty plots, told again and again of twenty-four houses
-and their things, and those are what it tells. It sees 256 bytes, so a story can lose its thread. How often it does is
-counted by `book/experiments/judge_stories.py` and kept in `book/runs/nano-judged/`. It knows no facts and answers no
-questions. The data are made by `tilelli_nb/data/stories.py` from word lists in this repository; the weights have the licence
-of the code, Apache-2.0.
+{about} It sees {context} bytes, so a text can lose its thread. The weights have the
+licence of the code, Apache-2.0.
 """
 
 
 def history(record: dict) -> list[dict]:
     """The record and, before it, those of the runs whose weights it started from."""
     start = re.match(r"Started from the weights of (\S+)\.", record["notes"])
-    return [*(history(load_record(Path(start[1]).name)) if start else []), record]
+    before = history(load_record(Path(start[1]).name)) if start else []
+    return [*before, record]
 
 
-def command(record: dict, corpus: str, processes: int) -> str:
+def commands(record: dict, corpus: str, processes: int) -> list[str]:
     """What to type to train the same again."""
-    train, start = (
-        record["config"]["train"],
-        re.match(r"Started from the weights of (\S+)\.", record["notes"]),
-    )
+    config = record["config"]
+    train = config["train"]
+    program = "tilelli"
+    if processes > 1:
+        program = f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
+    branch = re.match(r"Decays from step ([\d,]+) of (\S+)\.", record["notes"])
+    if branch:
+        trunk = f"runs/{branch[2]}"
+        stem = int(branch[1].replace(",", ""))
+        return [
+            f"{program} train --config {config['name']} --corpus {corpus} "
+            f"--seed {train['seed']} --stop-at {stem} --out {trunk}",
+            f"{program} train --decay-from {trunk} --steps {train['steps'] - stem} "
+            f"--corpus {corpus} --out runs/{record['name']}",
+        ]
+    start = re.match(r"Started from the weights of (\S+)\.", record["notes"])
     init = f" --init {start[1]}" if start else ""
-    program = (
-        "tilelli"
-        if processes == 1
-        else f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
-    )
+    return [
+        f"{program} train --config {config['name']} --corpus {corpus} "
+        f"--batch {train['batch']} --lr {train['lr']:g} --steps {train['steps']} "
+        f"--seed {train['seed']}{init} --out runs/{record['name']}"
+    ]
+
+
+def recipe(record: dict) -> str:
+    """One run's training in words."""
+    train, model = record["config"]["train"], record["config"]["model"]
+    rates = f"peak learning rate {train['lr']:g}"
+    if train["optimizer"] == "muon":
+        rates = f"Muon {train['muon_lr']:g} and AdamW {train['lr']:g}"
+    if train["schedule"] == "wsd":
+        falling = round(train["decay_ratio"] * train["steps"])
+        rates += f", falling to zero over the last {falling:,} steps"
     return (
-        f"{program} train --config {record['config']['name']} --corpus {corpus} --batch {train['batch']} "
-        f"--lr {train['lr']:g} --steps {train['steps']} --seed {train['seed']}{init} --out runs/{record['name']}"
+        f"{train['steps']:,} steps of {train['batch']} x {model['context']} bytes, "
+        f"{rates}, in {record['precision']}, seed {train['seed']}"
     )
 
 
-def quote(tok, lm, prompt: str, seed: int) -> str:
-    ids = tok.encode(prompt)
-    out = tok.decode(lm.generate(ids, max_new=700, seed=seed))
-    return "> **" + prompt + "**" + out[len(prompt) :].replace("\n", "\n>\n> ")
+def on_text(lm: TilelliLM, text: bytes) -> dict[str, float]:
+    """Bits per byte of a text: by the model, and by two compressors."""
+    xz = lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
+    return {
+        "bytes": len(text),
+        "bits_per_byte": lm.score(text),
+        "bzip2": 8 * len(bz2.compress(text, 9)) / len(text),
+        "xz": 8 * len(xz) / len(text),
+    }
 
 
-def main() -> None:
+def row(name: str, found: dict[str, float]) -> str:
+    """A line of the card's table of measurements."""
+    return (
+        f"| {name} | {found['bytes']:,} | **{found['bits_per_byte']:.4f}** "
+        f"| {found['bzip2']:.3f} | {found['xz']:.3f} |"
+    )
+
+
+def write_samples(lm: TilelliLM, prompts: list[str]) -> list[dict[str, Any]]:
+    """Ten texts at each of three temperatures: the prompts in turn, seeds 0 to 9."""
+    tok = ByteTokenizer()
+    samples = []
+    for temperature in TEMPERATURES:
+        for seed in range(SAMPLES):
+            prompt = prompts[seed % len(prompts)]
+            out = lm.generate(tok.encode(prompt), SAMPLE_BYTES, temperature, seed=seed)
+            sample = {"temperature": temperature, "seed": seed, "prompt": prompt}
+            samples.append(sample | {"text": tok.decode(out)})
+    return samples
+
+
+def quote(sample: dict[str, Any]) -> str:
+    """A sample in Markdown."""
+    new = sample["text"][len(sample["prompt"]) :]
+    lines = [line.strip() for line in new.splitlines()]
+    text = "\n>\n> ".join(line for line in lines if line)
+    return (
+        f"Temperature {sample['temperature']:g}, seed {sample['seed']}:\n\n"
+        f"> **{sample['prompt']}** {text}"
+    )
+
+
+def save_weights(lm: TilelliLM, folder: Path, packed: bool, **about: Any) -> None:
+    """Writes the model into the package, in bf16 or packed."""
+    if packed:
+        lm.save_packed(folder, **about)
+    else:
+        lm.save_pretrained(folder, dtype=torch.bfloat16, **about)
+
+
+def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
+    """Copies the record of a run under book/runs, its metrics thinned, with `more` in
+    its results.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("run.json", "samples.jsonl"):
+        if (run / file).is_file():
+            shutil.copy(run / file, kept / file)
+    results = {}
+    if (run / "results.json").is_file():
+        results = json.loads((run / "results.json").read_text())
+    write_atomic(kept / "results.json", dumps(results | more))
+    lines = []
+    # as bytes, a file is cut at \n alone
+    for line in (run / "metrics.jsonl").open("rb"):
+        entry = json.loads(line)
+        # a line in fifty draws the same curve
+        if entry["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry:
+            lines.append(line)
+    (kept / "metrics.jsonl").write_bytes(b"".join(lines))
+
+
+def facts(record: dict, args: argparse.Namespace, more: dict[str, Any]) -> list[str]:
+    """The lines of the card's first table."""
+    runs = history(record)
+    model, data = record["config"]["model"], record["data"]
+    minutes = sum(run["wall_s"] for run in runs) / 60
+    records = [f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs]
+    kept = (
+        "packed, for use alone: ternary codes and int8 rows"
+        if args.packed
+        else ("bf16, the latent weights: it can be trained further")
+    )
+    lines = {
+        "architecture": f"configuration `{record['config']['name']}`: "
+        f"{model['n_blocks']} blocks of width {model['d_model']}, context "
+        f"{model['context']} bytes",
+        "trained on": f"`{Path(args.corpus).name}`, {data['train_bytes'] / 1e6:.1f} MB; "
+        f"held out {data['val_bytes'] / 1e3:,.0f} KB. {args.licence}",
+        "training": "; then ".join(recipe(run) for run in runs)
+        + f"; {sum(run['bytes_seen'] for run in runs) / 1e6:.1f} MB read in all",
+        "time": f"{minutes / 60:.1f} hours on a {record['gpu_name'] or 'CPU'}, which "
+        "other work shared"
+        if minutes > 90
+        else f"{minutes:.0f} minutes on a "
+        f"{record['gpu_name'] or 'CPU'} ({record['bytes_per_s']:,.0f} bytes/s)",
+        "weights": f"{kept}; {more['megabytes']:.2f} MB",
+        "held out": f"**{more['held_out']['bits_per_byte']:.4f} bits per byte**; "
+        f"{record['val_bpb']:.4f} before the weights were rounded; "
+        f"{more['sliding']:.4f} with a sliding window",
+        "sampling": f"temperature {args.temperature:g} unless told otherwise: "
+        f"{args.why}",
+        "record": ", ".join(records) + " (metrics: every 50th step)",
+    }
+    return [f"| {name} | {text} |" for name, text in lines.items()]
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,88 +238,69 @@ def main() -> None:
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--temperature", type=float, required=True)
     parser.add_argument("--why", required=True, help="this temperature: for the card")
-    args = parser.parse_args()
+    parser.add_argument("--about", required=True, help="what it does not know")
+    parser.add_argument("--licence", default="", help="of the text it was trained on")
+    parser.add_argument("--packed", action="store_true")
+    parser.add_argument("--elsewhere", action="append", default=[], help="NAME=FILE")
+    parser.add_argument("--prompt", action="append", help="of the samples")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
     record, folder = load_record(args.run), ROOT / "tilelli_nb" / "weights" / args.name
+    shards = prepare_corpus(args.corpus)
+    if shards.describe()["sha256"] != record["data"]["sha256"]:
+        raise SystemExit(f"{args.corpus} is not the corpus of {args.run.name}")
+    held_out = shards.val.read(FINAL_EVAL_BYTES)
+
     lm = TilelliLM.from_pretrained(args.run)
     lm.sampling_defaults = {"temperature": args.temperature}
-    lm.save_pretrained(
-        folder, dtype=torch.bfloat16, val_bpb=record["val_bpb"], run=record["name"]
-    )
-    shards = prepare_corpus(args.corpus)
-    held_out = shards.val.read(FINAL_EVAL_BYTES)
-    assert shards.describe()["sha256"] == record["data"]["sha256"], (
-        "this is not the corpus of the run"
-    )
-    bundled, train = TilelliLM.from_pretrained(folder), record["config"]["train"]
-    model, tok = record["config"]["model"], ByteTokenizer()
-    bits = bundled.score(held_out)
-    bundled.save_pretrained(
-        folder, dtype=torch.bfloat16, val_bpb=bits, run=record["name"]
-    )
-    runs, results = history(record), args.run / "results.json"
-    processes = (
-        json.loads(results.read_text()).get("processes", 1) if results.is_file() else 1
-    )
-    training = [
-        f"{run['steps']:,} steps of {t['batch']} x {model['context']} bytes, peak learning rate {t['lr']:g}, "
-        f"seed {t['seed']}"
-        for run in runs
-        for t in [run["config"]["train"]]
-    ]
-    prompts = [
-        "Once upon a time",
-        "Once there was a little fox named Pip.",
-        "Tom was a tall boy.",
-    ]
+    save_weights(lm, folder, args.packed, run=record["name"])
+    bundled = TilelliLM.from_pretrained(folder)
+    found = {
+        "held_out": on_text(bundled, held_out),
+        "sliding": bundled.score(held_out, sliding=True),
+        "megabytes": (folder / "model.safetensors").stat().st_size / 1e6,
+        "elsewhere": {},
+    }
+    for named in args.elsewhere:
+        name, path = named.split("=", 1)
+        text = Path(path).read_bytes()[:FINAL_EVAL_BYTES]
+        found["elsewhere"][name] = on_text(bundled, text)
+    # once more, with what was measured on it
+    bits = found["held_out"]["bits_per_byte"]
+    save_weights(lm, folder, args.packed, run=record["name"], val_bpb=bits)
+
+    samples = write_samples(bundled, args.prompt or ["Once upon a time"])
+    texts = {"held out": found["held_out"], **found["elsewhere"]}
+    results = args.run / "results.json"
+    processes = 1
+    if results.is_file():
+        processes = json.loads(results.read_text()).get("processes", 1)
+    # ten in all, each temperature in turn: seeds 0, 1, 2, ... as they fall
+    shown = [samples[(n % 3) * SAMPLES + n] for n in range(SAMPLES)]
     card = CARD.format(
         name=args.name,
         parameters=sum(p.numel() for p in lm.parameters()),
-        config=record["config"]["name"],
-        blocks=model["n_blocks"],
-        width=model["d_model"],
-        context=model["context"],
-        source=f"`{args.corpus}`",
-        train_mb=record["data"]["train_bytes"] / 1e6,
-        val_kb=record["data"]["val_bytes"] / 1e3,
-        training="; then ".join(training),
-        seen_mb=sum(run["bytes_seen"] for run in runs) / 1e6,
-        seed=train["seed"],
-        minutes=sum(run["wall_s"] for run in runs) / 60,
-        device=record["gpu_name"] or "CPU",
-        speed=record["bytes_per_s"],
-        temperature=args.temperature,
-        why=args.why,
-        bits=bits,
-        fp32_bits=record["val_bpb"],
-        sliding=bundled.score(held_out, sliding=True),
-        records=", ".join(
-            f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs
+        context=record["config"]["model"]["context"],
+        facts="\n".join(facts(record, args, found)),
+        commands="\n".join(
+            line
+            for run in history(record)
+            for line in commands(run, Path(args.corpus).name, processes)
         ),
-        bzip2=8 * len(bz2.compress(held_out, 9)) / len(held_out),
-        xz=8
-        * len(lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME))
-        / len(held_out),
-        command="\n".join(command(run, args.corpus, processes) for run in runs),
-        samples="\n\n".join(
-            quote(tok, bundled, prompt, train["seed"]) for prompt in prompts
-        ),
+        measured="\n".join(row(name, values) for name, values in texts.items()),
+        unpicked="none was picked, seeds and temperatures are as they come. All thirty "
+        f"are in `book/runs/{record['name']}/results.json`.",
+        samples="\n\n".join(quote(sample) for sample in shown),
+        about=args.about,
     )
     write_atomic(folder / "README.md", card.encode())
     kept = ROOT / "book" / "runs" / record["name"]
-    kept.mkdir(parents=True, exist_ok=True)
-    for file in ("run.json", "samples.jsonl", "results.json"):
-        if (args.run / file).is_file():
-            shutil.copy(args.run / file, kept / file)
-    lines = []
-    # as bytes, a file is cut at \n alone
-    for line in (args.run / "metrics.jsonl").open("rb"):
-        entry = json.loads(line)
-        # a line in fifty draws the same curve
-        if entry["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry:
-            lines.append(line)
-    (kept / "metrics.jsonl").write_bytes(b"".join(lines))
+    keep_record(args.run, kept, {"bundled": found | {"samples": samples}})
     print(
-        f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte; {kept.relative_to(ROOT)}"
+        f"{folder.relative_to(ROOT)}: {bits:.4f} bits per byte, {found['megabytes']:.2f} MB"
     )
 
 
