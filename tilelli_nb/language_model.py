@@ -152,6 +152,7 @@ class TilelliLM(Network, Talker):
         if [type(part) for part in parts] != self.built_from:
             return False
         for part in parts:
+            # the form would not call them
             if part._forward_hooks or part._forward_pre_hooks:
                 return False
             # a method that was set on this one object
@@ -186,6 +187,7 @@ class TilelliLM(Network, Talker):
         """Copies named tensors into the model. Raises CheckpointError when a name or a
         shape does not fit.
         """
+        # codes of a packed file: from_tensors unpacks them, training cannot use them
         if any(name.endswith(packed.CODES) for name in tensors):
             raise CheckpointError(*NOT_TRAINABLE)
         own = self.state_dict()
@@ -251,7 +253,8 @@ class TilelliLM(Network, Talker):
         note = {"version": packed.VERSION, "note": NOT_TRAINABLE[0]}
         metadata = {"config": self.config.to_dict(), **about, "packed": note}
         if text:
-            unpacked = type(self).from_tensors(tensors, metadata)
+            unpacked = type(self).from_tensors(tensors, metadata)  # as it is loaded
+            # metadata holds this very dictionary, so that the file will say it
             note["bits_per_byte_before"] = self.score(text)
             note["bits_per_byte"] = unpacked.score(text)
             note["text_bytes"] = len(ByteTokenizer().encode(text))

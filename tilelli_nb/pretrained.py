@@ -81,6 +81,7 @@ def resolve(name: str | Path) -> Path:
     bundled = [f"tilelli/{file.parent.name}" for file in files]
     if text in bundled:
         return WEIGHTS / text.removeprefix("tilelli/")
+    # the book's own names are never looked for on the Hub
     if text.startswith("tilelli/"):
         config = text.removeprefix("tilelli/").replace("-", "_")
         raise CheckpointError(

@@ -15,6 +15,7 @@ import yaml
 
 from ..data.stories import with_article
 
+# in another order the same seed would draw other pairs
 FACT_FILES = (
     "countries",
     "animals",
@@ -85,6 +86,7 @@ def read_yaml(name: str) -> dict:
 
 def lines(text: str | None) -> tuple[str, ...]:
     """The lines of a block of a file."""
+    # None is a part that the domain lacks
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
@@ -102,6 +104,7 @@ def possessive(name: str) -> str:
 
 def article_and(noun: str) -> str:
     """ "a cow", "an owl", "a unicorn": the sound decides."""
+    # "uni" begins with the sound of "you"
     return f"a {noun}" if noun.startswith("uni") else with_article(noun)
 
 
@@ -115,7 +118,7 @@ def fill(phrasing: str, key: str) -> str:
     if c:
         slots["a_c"] = slots["A_c"] = article_and(c)
     text = re.sub(r"\{(.+?)\}", lambda slot: slots[slot[1]], phrasing)
-    return text[0].upper() + text[1:]
+    return text[0].upper() + text[1:]  # a slot may stand in front
 
 
 def as_answer(text: str) -> str:
@@ -128,13 +131,14 @@ def read_domain(name: str, parts: Mapping[str, str]) -> Domain:
     phrasings = {
         use: lines(parts.get(use)) for use in ("ask", "check", "held", "follow")
     }
-    empty = Domain(name, phrasings, (), (), (), ())
+    empty = Domain(name, phrasings, (), (), (), ())  # topic() needs no more of it
     facts = []
     for line in lines(parts["facts"]):
         keys, _, answer = line.partition(" | ")
         facts += [empty.topic(key, as_answer(answer)) for key in items(keys)]
     return empty._replace(
         facts=tuple(facts),
+        # real, and without an answer: questions about these are refused
         taught=tuple(empty.topic(key) for key in items(parts.get("taught"))),
         unseen=tuple(empty.topic(key) for key in items(parts.get("unseen"))),
         invented=lines(parts.get("invented")),
@@ -148,6 +152,7 @@ def read_talk(name: str, text: str) -> Domain:
         wordings, _, answer = line.partition(" => ")
         ask, check, held = (
             tuple(part.strip().split(" | "))
+            # both words stand in every line, in this order
             for part in re.split("check:|held:", wordings)
         )
         facts.append(Topic(name, ask[0], answer, ask, check, held))
@@ -160,6 +165,7 @@ def load_domains() -> tuple[Domain, ...]:
     domains = []
     for file in FACT_FILES:
         for name, parts in read_yaml(file).items():
+            # a domain of talk is a block of lines, any other a mapping of parts
             read = read_talk if isinstance(parts, str) else read_domain
             domains.append(read(name, parts))
     return tuple(domains)

@@ -44,6 +44,7 @@ class Phrasings(NamedTuple):
 def load_phrasings() -> Phrasings:
     """Reads generated.yaml once."""
     data = read_yaml("generated")
+    # these two are taken out: what remains are the kinds of questions
     words = tuple(data.pop("words").split())
     unknown = {name: split_at_bar(text) for name, text in data.pop("unknown").items()}
     kinds = {
@@ -63,7 +64,7 @@ def adding(rng: random.Random) -> Worked:
     """Sums up to 20, and one in five of whole tens up to 100."""
     if rng.random() < 0.2:
         x = 10 * rng.randint(1, 9)
-        y = 10 * rng.randint(1, 10 - x // 10)
+        y = 10 * rng.randint(1, 10 - x // 10)  # the sum is 100 at most
     else:
         x = rng.randint(0, 20)
         y = rng.randint(0, 20 - x)
@@ -83,6 +84,7 @@ def subtracting(rng: random.Random) -> Worked:
 
 def doubling(rng: random.Random) -> Worked:
     """Twice a number up to 20, or a whole ten up to 50."""
+    # from 30 on, since 10 and 20 come as numbers up to 20
     x = 10 * rng.randint(3, 5) if rng.random() < 0.1 else rng.randint(0, 20)
     return Worked({"x": str(x)}, f"{2 * x}.")
 
@@ -90,7 +92,7 @@ def doubling(rng: random.Random) -> Worked:
 def comparing(rng: random.Random) -> Worked:
     """The larger of two numbers up to 100."""
     top = 20 if rng.random() < 0.6 else 100
-    x, y = rng.sample(range(top + 1), 2)
+    x, y = rng.sample(range(top + 1), 2)  # two different ones
     return Worked({"x": str(x), "y": str(y)}, f"{max(x, y)}.")
 
 
@@ -182,6 +184,7 @@ def hide(phrasing: str, slots: Slots, rng: random.Random, *, held: bool) -> str:
     """
     slots = dict(slots)
     is_word = "w" in slots
+    # as an index False is 0, what training shows, and True is 1, what it does not
     stand_ins = load_phrasings().unknown["word" if is_word else "number"][held]
     numbers = [slot for slot in ("x", "y") if slot in slots]
     slots["w" if is_word else rng.choice(numbers)] = rng.choice(stand_ins)

@@ -28,7 +28,7 @@ TWIN_SHARE = 0.56  # of what cannot: the same words about what is not known
 HIDDEN_SHARE = 0.05  # of what cannot: arithmetic and spelling of unknown things
 FOLLOW_SHARE = 0.055  # of facts and twins: "And of Spain?" after another question
 HISTORY_SHARE = 0.07  # of the rest: an earlier turn that does not matter
-BARE_FOLLOW_SHARE = 0.004  # the same with nothing before it
+BARE_FOLLOW_SHARE = 0.004  # of all: "And of Spain?" with nothing before it
 UNANSWERABLE = (
     "private",
     "future",
@@ -36,6 +36,7 @@ UNANSWERABLE = (
     "false premise",
     "invented word",
 )
+# each with its share. All begin alike, which is what is_refusal looks for
 REFUSALS = (
     ("I don't know.", 0.6),
     ("I don't know that.", 0.16),
@@ -72,7 +73,7 @@ class Pair(NamedTuple):
 
     question: str
     answer: str
-    kind: str
+    kind: str  # a domain of facts, a kind of worked question, or why it is refused
     answerable: bool
     group: str
     history: tuple[tuple[str, str], ...] = ()
@@ -133,18 +134,20 @@ class Maker:
         self.domains = load_domains()
         self.facts = [fact for domain in self.domains for fact in domain.facts]
         self.by_name = {domain.name: domain for domain in self.domains}
+        # a text as the seed goes through SHA-512: no machine makes other numbers of it
         self.rng = random.Random(f"pairs-{seed}")
         # Names that no other split may use; those of real things are there at once.
         self.taken = {normal_form(part) for f in self.facts for part in names_of(f)}
         self.for_calibration = self.calibration_names()
-        self.forbidden: set[str] = set()
+        self.forbidden: set[str] = set()  # questions of the tests and the calibration
         data = read_yaml("unanswerable")
         self.slots = {k: split_at_bar(text) for k, text in data.pop("slots").items()}
-        self.unanswerable = data
+        self.unanswerable = data  # by kind and use, once the slots are taken out
 
     def inventor(self, split: str) -> Inventor:
         """One that keeps clear of all names that were made before."""
         rng = random.Random(f"names-{split}-{self.seed}")
+        # a copy of now: within its split, the same name may come again
         return Inventor(rng, frozenset(self.taken))
 
     def refusal(self) -> str:
@@ -184,6 +187,7 @@ class Maker:
     def unknown_names(self, topic: Topic) -> set[str]:
         """Of "tapir > bird" the tapir; without an article and the s of a plural."""
         parts = {normal_form(part) for part in topic.key.split(" > ")}
+        # a fact speaks of "bird", too, so it is not unknown
         return {re.sub(r"^(a|an|the) |s$", "", part) for part in parts - self.taken}
 
     def entity_pairs(self, split: str, invented: int) -> list[Pair]:
@@ -200,6 +204,7 @@ class Maker:
                 if bool(self.unknown_names(topic) & self.for_calibration)
                 == is_calibration
             ]
+            # in some domains there is nothing that could be made up
             for _ in range(invented if domain.invented else 0):
                 key = inventor.fill(self.rng.choice(domain.invented))
                 topics.append(("invented", domain.topic(key)))
@@ -231,6 +236,7 @@ class Maker:
         """A short question that leans on the turn before it: "And of Spain?"."""
         others = [f for f in self.by_name[fact.domain].facts if f.key != fact.key]
         before = self.rng.choice(others)
+        # of something known in either case, so that it does not give the reply away
         turn = (restyle(self.rng.choice(before.ask), self.rng), before.answer)
         if known:
             question = self.rng.choice(fact.follow)
@@ -248,7 +254,7 @@ class Maker:
         """
         worked = WORKERS[kind](self.rng)
         phrasing = self.rng.choice(load_phrasings().kinds[kind][use])
-        filled = "/".join(worked.slots.values())
+        filled = "/".join(worked.slots.values())  # the group, in all its wordings
         if held is None:
             question = put(phrasing, worked.slots)
             return Pair(question, worked.answer, kind, True, f"{kind}/{filled}")
@@ -261,8 +267,10 @@ class Maker:
 
         def word(slot: re.Match) -> str:
             name = slot[1]
+            # a name of its own for each question: "What is a blorf?"
             if name == "blorf":
                 return inventor.make(self.rng.choice(("noun", "thing", "animal")))
+            # {relative's} has the words of {relative}
             shown, hidden = self.slots[name.removesuffix("'s")]
             options = shown if use == "ask" else shown + hidden
             return self.rng.choice(options) + ("'s" if name.endswith("'s") else "")
@@ -273,7 +281,7 @@ class Maker:
     def many(self, wanted: int, make: Callable[[], Pair]) -> list[Pair]:
         """Up to `wanted` different questions; fewer where there are no more."""
         found: list[Pair] = []
-        for _ in range(5):
+        for _ in range(5):  # rounds, since free() drops what was asked before
             found += self.free(make() for _ in range(wanted - len(found)))
         return found
 
@@ -281,6 +289,7 @@ class Maker:
 
     def tests(self) -> dict[str, list[Pair]]:
         """The four tests."""
+        # whichever set asks a question first has it: free() gives it to no other
         inventor = self.inventor("hopeless")
         hopeless: list[Pair] = []
         for kind in UNANSWERABLE:
@@ -303,6 +312,7 @@ class Maker:
 
     def calibration(self) -> list[Pair]:
         """Questions of all kinds, in wordings and of names that are in no other set."""
+        # free() has shuffled them, so that 900 are a fair sample
         facts = self.free(self.fact_pair(fact, "check") for fact in self.facts)[:900]
         refused = self.entity_pairs("calibration", 3)
         inventor = self.inventor("calibration words")
@@ -329,12 +339,14 @@ class Maker:
         twins = round(refused * TWIN_SHARE)
         hidden = round(refused * HIDDEN_SHARE)
         bare = round(count * BARE_FOLLOW_SHARE)
-        hopeless = refused - twins - hidden - bare
+        hopeless = refused - twins - hidden - bare  # for UNANSWERABLE: the rest
         follows = round(facts * FOLLOW_SHARE), round(twins * FOLLOW_SHARE)
+        # where nothing is `taught`, stranger() might find nothing to ask about
         with_twins = [f for f in self.facts if self.by_name[f.domain].taught]
         can_follow = [fact for fact in with_twins if fact.follow]
         can_be_bare = [fact for fact in can_follow if bare_wordings(fact)]
 
+        # calls instead of pairs: allowed() may need several tries for one
         makers: list[Callable[[], Pair]] = []
         makers += self.in_turn(self.fact_pair, self.facts, facts - follows[0])
         makers += self.in_turn(partial(self.worked_pair, "ask"), WORKERS, worked)
@@ -419,6 +431,7 @@ def make_pairs(seed: int = 0, count: int = 50_000) -> PairSets:
             f"ask for at least {MIN_COUNT}",
         )
     maker = Maker(seed)
+    # what they ask, training may not: they come first
     tests = maker.tests()
     calibration = maker.calibration()
     return PairSets(maker.train(count), calibration, **tests)

@@ -60,10 +60,12 @@ class ChatRows:
         Rows of nearly equal length come together, because padding costs as much time as
         text: of eight times as many, sorted by length, one eighth is taken.
         """
+        # on the CPU, where the generator is, whatever PyTorch's default device may be
         drawn = torch.randint(
             len(self.rows), (POOL * rows,), generator=generator, device="cpu"
         )
         pool = sorted(drawn.tolist(), key=lambda number: len(self.rows[number][0]))
+        # any of the eight, so that short and long rows are met equally often
         part = int(torch.randint(POOL, (), generator=generator, device="cpu"))
         chosen = [self.rows[number] for number in pool[part * rows : (part + 1) * rows]]
         length = max(len(ids) for ids, _ in chosen)
@@ -72,13 +74,14 @@ class ChatRows:
                 f"a conversation of {length} bytes, and a context of {context}",
                 "train a model of a longer context, such as nano",
             )
+        # behind its end a row is byte 0, and no place there has a target
         x = [F.pad(ids, (0, length - len(ids))) for ids, _ in chosen]
         targets = [
             F.pad(wanted, (0, length - len(wanted)), value=IGNORE)
             for _, wanted in chosen
         ]
         text = self.text.batch(text_rows(rows), context, generator)
-        return torch.stack(x), torch.stack(targets), *text
+        return torch.stack(x), torch.stack(targets), *text  # (rows, T), and the text's
 
     def step_bytes(self, rows: int, context: int) -> int:
         """How many bytes a batch has, on average and without its padding."""
@@ -93,7 +96,7 @@ class ChatRows:
     def fingerprint(self) -> str:
         """A digest of all rows: asked for with each checkpoint."""
         digest = hashlib.sha256()
-        for ids, targets in self.rows:
+        for ids, targets in self.rows:  # targets say where a question ends
             digest.update(ids.numpy().tobytes() + targets.numpy().tobytes())
         return digest.hexdigest()
 

@@ -22,7 +22,7 @@ from ..model.network import IGNORE
 
 # The context has 256 bytes: 80 are left for the answer.
 MAX_QUESTION = 160
-MAX_PROMPT = 176
+MAX_PROMPT = 176  # and 16 bytes of "USER: " and "\nTILELLI: "
 MAX_ROW = 256
 END = b"\0"
 
@@ -46,6 +46,7 @@ def defuse(text: str) -> tuple[str, tuple[str, ...]]:
     whole = re.sub(r"[\ud800-\udfff]", "\ufffd", text)
     if whole != text:
         notes.append("characters that are not valid were replaced")
+    # Cc: line breaks, tabs, byte 0 and their like
     plain = "".join(" " if unicodedata.category(c) == "Cc" else c for c in whole)
     plain = " ".join(plain.split())
     if plain != " ".join(whole.split(" ")).strip():
@@ -96,7 +97,7 @@ def encode_prompt(question: str, history: Sequence[tuple[str, str]] = ()) -> Ten
     for earlier, answer in reversed(history):
         longer = prompt_bytes(earlier) + answer_bytes(answer) + kept
         if len(longer) > MAX_PROMPT:
-            break
+            break  # an older one that fits would stand before the wrong turn
         kept = longer
     return torch.tensor(ByteTokenizer().encode(kept), dtype=torch.long)
 

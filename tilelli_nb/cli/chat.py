@@ -79,7 +79,7 @@ def read_line() -> str | None:
 def answer(conversation, question: str, with_confidence: bool) -> None:
     """Prints an answer as it comes, then what there is to say about it."""
     typer.echo("TILELLI: ", nl=False)
-    pieces = conversation.stream(question)
+    pieces = conversation.stream(question)  # nothing is computed yet
     try:
         for piece in pieces:
             typer.echo(piece, nl=False)

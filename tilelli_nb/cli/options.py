@@ -96,6 +96,7 @@ def read_text(file: Path) -> bytes:
         text = documents.SEPARATOR.join(documents.read_documents(path))
     else:
         text = text_of(read_bytes(path), path.name)
+    # a byte 0 of the text's own would end a document, so shards have none either
     parts = [part.replace("\0", "") for part in text.split(documents.SEPARATOR)]
     if len(parts) > 1:
         parts = [part.strip("\n") for part in parts if part.strip()]

@@ -161,6 +161,7 @@ def fetch(pod: PodId, folder: Folder, yes: Yes = False) -> None:
     if not yes:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
+    # a list and no shell: nothing in a folder's name is taken for a command
     if subprocess.run(command).returncode != 0:
         raise RentalError(
             "the copy failed: see above",

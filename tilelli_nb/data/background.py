@@ -74,7 +74,7 @@ def end_with_parent() -> None:
     this one: no orphans.
     """
     multiprocessing.parent_process().join()
-    os._exit(1)
+    os._exit(1)  # sys.exit would end this thread alone
 
 
 def wait_for_shards(
@@ -105,7 +105,7 @@ def report_death(
     done or was stopped on purpose.
     """
     wait([writer.sentinel])
-    was_meant = writer.exitcode in (0, -signal.SIGTERM)
+    was_meant = writer.exitcode in (0, -signal.SIGTERM)  # the latter by terminate()
     if stopping.is_set() or was_meant:
         return
     problem, fix = cause_of_death(writer, receiver)

@@ -48,7 +48,7 @@ def prepare_corpus(
         )
     sides = sides_of(path)
     digest, marks = digest_of(path, sides)
-    name = path.resolve().name
+    name = path.resolve().name  # "." has none of its own
     if folder is None:
         folder = Path("data") / "-".join([path.resolve().stem, digest[:8], *marks])
     revision = " ".join([digest, *marks])
@@ -88,6 +88,7 @@ def sides_of(path: Path) -> Sides:
     # with a split of its own, what is in neither part is no part of the corpus
     if val and "train" in by_side and None in by_side:
         skipped += [file.relative_to(path).as_posix() for file in by_side.pop(None)]
+    # what is left: train, and names that say nothing
     train = sorted(chain(*by_side.values()), key=Path.as_posix)
     if files and not train:
         raise DataError(
@@ -117,7 +118,7 @@ def warn_of_skipped(path: Path, skipped: list[str], kept_away: list[Path]) -> No
     if said:
         warnings.warn(
             f"of the folder {path.resolve().name} this is not read: {', '.join(said)}",
-            stacklevel=4,
+            stacklevel=4,  # where prepare_corpus was called
         )
 
 
@@ -153,7 +154,7 @@ def _prepare_named(
     if folder is None:
         folder = Path("data") / f"{name}-{megabytes:g}mb-seed{seed}-{digest}"
     return prepare_shards(
-        chain(first, texts),
+        chain(first, texts),  # the hundred were taken from the iterator
         folder,
         name,
         revision=f"seed {seed}, {megabytes:g} MB, {digest}",

@@ -106,7 +106,7 @@ def docs(packages: list[str] | None = None) -> Iterator[str]:
             f"no Python sources of {', '.join(missing)} are installed",
             "install it, or leave it out",
         )
-    texts = map(docstrings, files)
+    texts = map(docstrings, files)  # each is read when it is asked for
     return (text for text in texts if len(text.encode("utf-8")) >= 200)
 
 
@@ -128,6 +128,7 @@ def python_files(package: str) -> list[Path]:
         for file in candidates:
             if skip.isdisjoint(file.relative_to(root).parts):
                 files.append(file)
+        # the first place that has any, as with an import
         if files:
             return sorted(files, key=Path.as_posix)
     return []
@@ -279,7 +280,7 @@ def separator_of(file: Path) -> str:
     has_text = after_blank = False
     for piece in pieces_of(file):
         if piece == SEPARATOR:
-            return SEPARATOR
+            return SEPARATOR  # one is enough, whatever else there is
         if piece.isspace():
             after_blank = has_text
             continue
@@ -333,6 +334,7 @@ def read_jsonl(file: Path) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(text)
+            # RecursionError: thousands of brackets within each other
             except (json.JSONDecodeError, RecursionError) as error:
                 raise DataError(
                     f"{file.name}, line {number} is not JSON",

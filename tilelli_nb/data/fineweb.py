@@ -16,8 +16,8 @@ from ..files import at_home
 from .shards import MANIFEST, Shards, ShardWriter, prepare_shards, read_manifest
 
 REPO = "HuggingFaceFW/fineweb-edu"
-SUBSET = "sample-10BT"
-COLUMNS = ["text", "score"]
+SUBSET = "sample-10BT"  # ten billion tokens, the smallest sample that it has
+COLUMNS = ["text", "score"]  # score: how educational, by a classifier
 
 # smaller than others: a run that does not wait for the writer begins after its first
 # commit
@@ -124,6 +124,7 @@ class FineWebEdu:
                 if not text or score is None or score < self.min_score:
                     continue
                 size = utf8_bytes(text)
+                # before the yield: a state that is taken meanwhile counts this document
                 self.read_bytes += size
                 bar.update(size)
                 yield text
@@ -192,7 +193,7 @@ def as_data_error(problem: str, fix: str) -> Iterator[None]:
     """Whatever the libraries below raise, each its own kinds, as one DataError."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # Ctrl-C is none, and goes through
         raise DataError(f"{problem} ({type(error).__name__})", fix) from error
 
 
@@ -249,11 +250,12 @@ def fineweb_source(
     written, is_complete = 0, False
     if (folder / MANIFEST).is_file():
         found = read_manifest(folder)
-        begun_at = (found["revision"] or "").split(", score")[0]
+        begun_at = (found["revision"] or "").split(", score")[0]  # see `revision`
         written = sum(shard["bytes"] for shard in found["shards"])
         is_complete = found["complete"]
     if not is_complete:
         check_disk(folder, limit_bytes - written)
+    # on the hub it is "sample-10BT at ...", else names and sizes of files
     is_from_files = begun_at and not begun_at.startswith(SUBSET)
     if is_from_files and not is_complete and not options.get("files"):
         raise DataError(
@@ -281,7 +283,7 @@ def check_disk(folder: Path, needed: int) -> None:
     little more.
     """
     place = folder.absolute()
-    while not place.exists():
+    while not place.exists():  # the folder itself is not made yet
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed * 1.02 + 2**26:

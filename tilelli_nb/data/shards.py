@@ -71,6 +71,7 @@ def is_held_out(document: str | bytes) -> bool:
     """
     if isinstance(document, str):
         document = document.encode("utf-8", errors="replace")
+    # only to spread documents evenly: nobody has a reason to forge one
     digest = hashlib.sha1(document).hexdigest()  # 40 hex digits
     return int(digest[:8], 16) % 20 == 0
 
@@ -154,7 +155,7 @@ class ShardWriter:
         self.empty()
         self.manifest["documents_read"] = documents_read
         self.manifest["complete"] = complete
-        self.manifest.pop("cursor", None)
+        self.manifest.pop("cursor", None)  # a complete corpus has none
         if self.cursor is not None and not complete:
             self.manifest["cursor"] = self.cursor.state()
         about = json.dumps(self.manifest, indent=2).encode() + b"\n"
@@ -162,6 +163,7 @@ class ShardWriter:
 
     def write_shard(self, split: str, documents: list[bytes]) -> None:
         """Writes documents as the next shard of a split and notes it down."""
+        # a file that no manifest names, left by a crash, is written over
         number = len(shards_of(self.manifest, split))
         data = b"".join(documents)
         name = f"{split}-{number:05d}.bin"
@@ -216,7 +218,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not manifest.keys() >= {"format", "source", "documents_read", "shards"}:
             raise KeyError
         return manifest
-    except (AttributeError, KeyError):
+    except (AttributeError, KeyError):  # AttributeError: it is no dictionary
         raise DataError(
             f"the {MANIFEST} in {folder.name} is another program's",
             "choose another folder, or move that file away",
@@ -226,7 +228,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder.name} holds no shards",
             "make them with `tilelli data NAME --out FOLDER`",
         ) from None
-    except ValueError:
+    except ValueError:  # of JSON, or of UTF-8
         raise DataError(
             f"the manifest of {folder.name} is not JSON",
             "delete the folder and make it again",
@@ -252,7 +254,7 @@ def fingerprint(path: Path) -> str:
     lines = []
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            name = file.relative_to(path).as_posix()
+            name = file.relative_to(path).as_posix()  # a copy elsewhere has the same
             lines.append(f"{name} {fingerprint(file)}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -325,6 +327,7 @@ class Shards:
 
     def describe(self) -> dict[str, Any]:
         """What a run record says about its data."""
+        # from the manifest's digests: no file has to be read for it
         digests = "".join(shard["sha256"] for shard in self.manifest["shards"])
         return {
             "source": self.manifest["source"],
@@ -370,6 +373,7 @@ class Shards:
         if not (self.folder / MANIFEST).is_file():
             return None
         written = shards_of(read_manifest(self.folder), "train")
+        # shards are only ever added at the end
         new = written[len(self.train.shards) : train]
         if not new:
             return None

@@ -17,6 +17,7 @@ from itertools import count
 
 import yaml
 
+# the slots are named by the words for a boy
 PRONOUNS = {
     "f": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
     "m": {"he": "he", "him": "him", "his": "his", "himself": "himself"},
@@ -27,7 +28,7 @@ ALWAYS = {
     "place": "any",
     "food": "any",
     "snack": "any",
-    "world": "child,child,animal",
+    "world": "child,child,animal",  # two of three heroes are children
     "weather": "sunny,cloudy,windy,rainy,snowy",
 }
 
@@ -124,6 +125,7 @@ class World:
         rest into plain pieces. Slots stay as they are.
         """
         parts: list = []
+        # the brackets keep the rules among the pieces
         for piece in re.split(r"(<\w+>)", text):
             if piece.startswith("<"):
                 parts.append(self.choice(piece[1:-1], weather))
@@ -206,6 +208,7 @@ class World:
         def pick(options):
             return options[int(random_number() * len(options))]
 
+        # a draw more or less, or in another place, changes every story of a seed
         number = int(random_number() * len(self.plots))
         needs = dict(ALWAYS)
         for need in self.plots[number]["needs"].split():
@@ -216,7 +219,7 @@ class World:
         for table, allowed in needs.items():
             if table in self.rows:
                 slots |= self.cast(table, allowed, weather, pick)
-        slots["at"] = f"{slots['at']} {slots['place']}"
+        slots["at"] = f"{slots['at']} {slots['place']}"  # "by the pond"
         slots["to"] = f"to {slots['place']}"
         slots["season"] = needs.get("season") or pick(self.words[f"season_{weather}"])
         slots["trait"] = pick(self.words["trait"])
@@ -225,4 +228,4 @@ class World:
         append_text(self.plot(number, weather), random_number, out)
         # twice: what a slot stands for may hold slots
         text = "".join(out).format_map(slots).format_map(slots)
-        return text.replace(" \n", "\n").rstrip()
+        return text.replace(" \n", "\n").rstrip()  # each sentence brought a blank

@@ -77,7 +77,7 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: TilelliConfig) -> None:
         super().__init__(config)
         self.lm = TilelliLM(config.config)
-        self.generation_config.use_cache = False
+        self.generation_config.use_cache = False  # forward remembers nothing
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -132,6 +132,7 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         # model does not see it.
         places = torch.arange(T, device=input_ids.device)
         aligned = input_ids.gather(1, (places + left) % T)
+        # of 0, which stands for all, [-0:] takes all
         wanted = places[-logits_to_keep:] - left  # (B, kept); negative: padding
         logits = self.windowed_logits(aligned, wanted.clamp(min=0))
         loss = None
@@ -149,6 +150,7 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         numbers = wanted.cpu() + 1  # how many bytes have been read there
         starts = numbers.apply_(lambda n: window_start(n, context)).to(x.device)
         logits = None
+        # all places that the same window serves, in whichever row, are read at once
         for start in starts.unique().tolist():
             window = x[:, start : start + context]
             read = self.lm(window)  # (B, the window's bytes, 256)

@@ -119,7 +119,7 @@ def speak(lm, prompt: Tensor, sampling: Sampling) -> Iterator[Spoken]:
         yield Spoken(byte, top, second)
         if byte == END:
             return
-        if count < sampling.max_new:
+        if count < sampling.max_new:  # after the last byte there is nothing to foresee
             x_t = torch.tensor([byte], device=state.window.device)
             logits = form.step(x_t, state)
 
@@ -164,7 +164,7 @@ class Conversation:
         """
         cleaned = clean_question(question)
         prompt = encode_prompt(question, self.history)
-        self.reply = Reply("", [], cleaned.notes)
+        self.reply = Reply("", [], cleaned.notes)  # in case that nothing is said
         said: list[str] = []
         spoken: list[Spoken] = []
         held_back = None
@@ -180,6 +180,7 @@ class Conversation:
         finally:  # also when nobody wants to hear the rest
             text = "".join(said)
             self.reply = Reply(text, spoken, cleaned.notes, held_back)
+            # what was shown, the refusal included, and not what was held back
             self.history.append((question, text))
 
     def passed(self, source: Iterator[Spoken], spoken: list[Spoken]) -> Iterator[int]:

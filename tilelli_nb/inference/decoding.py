@@ -33,7 +33,7 @@ def step(lm, x_t: Tensor, state: DecodeState) -> Tensor:
     """
     context = state.window.shape[1]
     if state.length == context:
-        kept = state.window[:, window_stride(context) :]
+        kept = state.window[:, window_stride(context) :]  # (B, context // 2)
         return prefill(lm, torch.cat([kept, x_t[:, None]], dim=1), state)
     position = state.length
     state.window.select(1, position).copy_(x_t)
@@ -48,7 +48,7 @@ def prefill(lm, ids: Tensor, state: DecodeState) -> Tensor:
     h, _ = lm.hidden(ids, state.blocks)  # (B, n, D)
     state.length = ids.shape[1]
     state.window[:, : state.length] = ids
-    return lm.logits(h[:, -1])
+    return lm.logits(h[:, -1])  # of the last byte alone, (B, D) -> (B, 256)
 
 
 @torch.no_grad()
@@ -88,6 +88,7 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
         if byte in sampling.stop:
             return
         yield byte
+        # the last byte need not be read: nothing follows it
         if count < sampling.max_new:
             logits = lm.step(x_t.fill_(byte), state)
             byte = sample_next(logits[0], sampling, generator)
@@ -97,8 +98,10 @@ def generate(lm, ids: Sequence, sampling: Sampling) -> list:
     """One prompt (ids) -> prompt + new bytes. A list of prompts -> a list of those;
     equal lengths share their steps.
     """
+    # numbers are one prompt, and nothing at all is an empty one
     if len(ids) == 0 or not isinstance(ids[0], (list, tuple, bytes)):
         return [*ids, *stream(lm, ids, sampling)]
+    # prompts of one length lie side by side without any padding
     rows_of_length: dict[int, list[int]] = {}
     for row, prompt in enumerate(ids):
         ByteTokenizer().to_bytes(prompt)
@@ -120,6 +123,7 @@ def generate_rows(
         return
     generators = [sampling.generator(row) for row in rows]
     has_ended = [False for _ in rows]
+    # behind each other, as prefill_prompt takes them
     prompts = []
     for row in rows:
         prompts.extend(texts[row])

@@ -19,8 +19,9 @@ def tile_of(T, D, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Bytes and channels of this program's tile, where they lie in (B, T, D), and
     which are there.
     """
-    t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)  # (CHANNELS,)
+    # (ROWS, CHANNELS), in 64 bits: a large batch has more than 2^31 numbers
     at = tl.program_id(2).to(tl.int64) * T * D + t[:, None] * D + d[None, :]
     return t, d, at, (t[:, None] < T) & (d[None, :] < D)
 
@@ -43,7 +44,7 @@ def forward_kernel(
         there = inside & (t[:, None] >= ago)  # before the first byte is nothing
         heard = tl.load(y + at - ago * D, mask=there, other=0.0).to(tl.float32)
         tap = tl.load(weight + d * WIDTH + WIDTH - 1 - ago, mask=d < D, other=0.0)
-        total += heard * tap.to(tl.float32)[None, :]
+        total += heard * tap.to(tl.float32)[None, :]  # no channel hears another
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -65,19 +66,20 @@ def backward_kernel(
     same place would do it in any order.
     """
     t, d, at, inside = tile_of(T, D, ROWS, CHANNELS)
+    # the line of d_weight that is this program's own
     tile = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     now = tl.load(d_out + at, mask=inside, other=0.0).to(tl.float32)
     total = tl.zeros([ROWS, CHANNELS], tl.float32)
     for ago in tl.static_range(WIDTH):
-        column = WIDTH - 1 - ago
-        there = inside & (t[:, None] + ago < T)
+        column = WIDTH - 1 - ago  # of the weight: the last is the present byte's
+        there = inside & (t[:, None] + ago < T)  # after the last byte is nothing
         later = tl.load(d_out + at + ago * D, mask=there, other=0.0).to(tl.float32)
         tap = tl.load(weight + d * WIDTH + column, mask=d < D, other=0.0)
         total += later * tap.to(tl.float32)[None, :]
         there = inside & (t[:, None] >= ago)
         heard = tl.load(y + at - ago * D, mask=there, other=0.0).to(tl.float32)
         part = d_weight + (tile * WIDTH + column) * D + d
-        tl.store(part, tl.sum(now * heard, 0), mask=d < D)
+        tl.store(part, tl.sum(now * heard, 0), mask=d < D)  # (CHANNELS,)
     tl.store(d_y + at, total.to(d_y.dtype.element_ty), mask=inside)
 
 
@@ -94,7 +96,7 @@ def causal_conv(y: Tensor, weight: Tensor) -> Tensor:
     """
     y, weight = y.contiguous(), weight.contiguous()
     out = torch.empty_like(y)
-    shape = *y.shape[1:], weight.shape[1]
+    shape = *y.shape[1:], weight.shape[1]  # T, D, WIDTH
     forward_kernel[grid_of(y)](y, weight, out, *shape, ROWS, CHANNELS)
     return out
 
@@ -107,9 +109,10 @@ def backward_op(d_out: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     d_y = torch.empty_like(y)
     parts = y.new_empty(B * grid[0], width, D, dtype=torch.float32)
     backward_kernel[grid](d_out, y, weight, d_y, parts, T, D, width, ROWS, CHANNELS)
-    return d_y, parts.sum(0).T.to(weight.dtype).contiguous()
+    return d_y, parts.sum(0).T.to(weight.dtype).contiguous()  # (D, width)
 
 
+# for torch.compile, which asks for shapes and types before there are numbers
 @causal_conv.register_fake
 def _(y: Tensor, weight: Tensor) -> Tensor:
     return y.new_empty(y.shape)

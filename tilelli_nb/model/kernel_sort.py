@@ -44,9 +44,9 @@ def merge(x, RUN: tl.constexpr):
     such runs again.
     """
     if RUN >= 16:
-        x = exchange(x, 8, 8)
+        x = exchange(x, 8, 8)  # 0 with 8, 1 with 9, ..., 7 with 15
     if RUN >= 8:
-        x = exchange(x, 4, 4)
+        x = exchange(x, 4, 4)  # 0 with 4, ..., 3 with 7, and 8 with 12, ...
     if RUN >= 4:
         x = exchange(x, 2, 2)
     return exchange(x, 1, 1)
@@ -59,10 +59,10 @@ def sort(x):
     Sorted pairs make sorted fours, these make eights and these sixteen. i ^ 3, 7 and 15
     turn the second half of a run round, so that it falls and then rises.
     """
-    x = exchange(x, 1, 1)
-    x = merge(exchange(x, 3, 2), 2)
-    x = merge(exchange(x, 7, 4), 4)
-    return merge(exchange(x, 15, 8), 8)
+    x = exchange(x, 1, 1)  # pairs: one layer
+    x = merge(exchange(x, 3, 2), 2)  # fours: 0 with 3, 1 with 2; then one layer more
+    x = merge(exchange(x, 7, 4), 4)  # eights: 0 with 7, ..., 3 with 4; then two
+    return merge(exchange(x, 15, 8), 8)  # sixteen: 0 with 15, ..., 7 with 8; then three
 
 
 @triton.jit
@@ -84,6 +84,7 @@ def halves(x, ROWS: tl.constexpr, N: tl.constexpr):
     """(ROWS, 4, N) -> its even and its odd columns, (ROWS, 4, N / 2) each; (ROWS, 4)
     each from N = 2.
     """
+    # tl.split parts a last axis of two: even columns from odd ones
     if N > 2:
         x = tl.reshape(x, [ROWS, 4, N // 2, 2])
     return tl.split(x)
@@ -97,16 +98,16 @@ def lists_of(scores, ROWS: tl.constexpr):
     0 to 3: written like this the cut follows the registers, and no number moves.
     """
     x = tl.reshape(scores, [ROWS, 8, 4, 2])  # group, thread, one of its two
-    x = tl.reshape(tl.permute(x, (0, 2, 1, 3)), [ROWS, 4, LIST])
-    a, b = halves(x, ROWS, 16)
-    a, b, c, d = halves(a, ROWS, 8) + halves(b, ROWS, 8)
+    x = tl.reshape(tl.permute(x, (0, 2, 1, 3)), [ROWS, 4, LIST])  # a thread's own
+    a, b = halves(x, ROWS, 16)  # (ROWS, 4, 8) each
+    a, b, c, d = halves(a, ROWS, 8) + halves(b, ROWS, 8)  # (ROWS, 4, 4) each
     x = (
         halves(a, ROWS, 4)
         + halves(b, ROWS, 4)
         + halves(c, ROWS, 4)
         + halves(d, ROWS, 4)
     )
-    a, b, c, d, e, f, g, h = x
+    a, b, c, d, e, f, g, h = x  # (ROWS, 4, 2) each
     x = (
         halves(a, ROWS, 2)
         + halves(b, ROWS, 2)
@@ -130,8 +131,8 @@ def neighbour(x, ROWS: tl.constexpr, AXIS: tl.constexpr):
     Of two numbers, the sum less mine is yours. As integers, so that it is exact; the
     compiler makes of it one exchange between threads.
     """
-    bits = tl.reshape(x.to(tl.int32, bitcast=True), [ROWS, 2, 2])
-    other = tl.sum(bits, AXIS, keep_dims=True) - bits
+    bits = tl.reshape(x.to(tl.int32, bitcast=True), [ROWS, 2, 2])  # c at c // 2, c % 2
+    other = tl.sum(bits, AXIS, keep_dims=True) - bits  # if it overflows, it comes back
     return tl.reshape(other, [ROWS, 4]).to(tl.float32, bitcast=True)
 
 
@@ -154,8 +155,9 @@ def kth_and_highest(x, ROWS: tl.constexpr, KEEP: tl.constexpr):
     beside = [neighbour(part, ROWS, 2) for part in x]
     x = merge(larger_half(x, beside), 16)  # of two threads
     beside = [neighbour(part, ROWS, 1) for part in x]
-    highest = tl.maximum(x[0], beside[0])
+    highest = tl.maximum(x[0], beside[0])  # both lists are still in order
     x = larger_half(x, beside)  # of all four: the row's sixteen largest
+    # the sixteenth of sixteen is the smallest, and needs no order
     kth = smallest(x) if KEEP == LIST else merge(x, 16)[KEEP - 1]
     # all four threads hold the same now: max only takes one of them
     return tl.max(kth, 1), tl.max(highest, 1)
@@ -169,6 +171,8 @@ def float_of(code):
     """The fp32 that has this place in the order of all fp32; code: uint32. Codes beyond
     the infinities are NaN.
     """
+    # the upper half of the codes is the positive numbers, whose bits rise with them;
+    # those of negative ones fall, so that they are all turned round
     return tl.where(code >> 31 == 1, code ^ 0x80000000, code ^ 0xFFFFFFFF).to(
         tl.float32, bitcast=True
     )

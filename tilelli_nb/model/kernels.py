@@ -76,6 +76,7 @@ def dot_rows(a_tile, b, step, rows, columns, T, WIDTH: tl.constexpr):
     fp32.
     """
     b_tile = load_tile(b, step, rows, columns, T, WIDTH)
+    # else factors in fp32 would be cut to the ten bits of TF32
     return tl.dot(a_tile, tl.trans(b_tile), input_precision="ieee")
 
 
@@ -85,7 +86,8 @@ def store_kept(kept, selected, rows, first_key, T, BLOCK: tl.constexpr):
     words; kept: (T, words) of one head.
     """
     words = (T + 31) // 32
-    bits = tl.reshape(selected.to(tl.int32), [BLOCK, BLOCK // 32, 32])
+    bits = tl.reshape(selected.to(tl.int32), [BLOCK, BLOCK // 32, 32])  # row, word, bit
+    # each bit is there once, so that the sum is an "or"; the highest is the sign
     bits = tl.sum(bits << tl.arange(0, 32)[None, None, :], 2)  # (BLOCK, BLOCK / 32)
     word = first_key // 32 + tl.arange(0, BLOCK // 32)
     inside = (rows[:, None] < T) & (word[None, :] < words)
@@ -99,8 +101,8 @@ def load_kept(kept, rows, first_key, T, BLOCK: tl.constexpr):
     word = first_key // 32 + tl.arange(0, BLOCK // 32)
     inside = (rows[:, None] < T) & (word[None, :] < words)
     bits = tl.load(kept + rows[:, None] * words + word[None, :], mask=inside, other=0)
-    bits = bits[:, :, None] >> tl.arange(0, 32)[None, None, :]
-    return tl.reshape(bits & 1, [BLOCK, BLOCK]) == 1
+    bits = bits[:, :, None] >> tl.arange(0, 32)[None, None, :]  # row, word, bit
+    return tl.reshape(bits & 1, [BLOCK, BLOCK]) == 1  # & 1: >> repeats the sign
 
 
 @triton.jit
@@ -110,7 +112,7 @@ def load_kept_turned(kept, rows, first_key, T, BLOCK: tl.constexpr):
     word = first_key // 32 + tl.arange(0, BLOCK // 32)
     inside = (rows[None, :] < T) & (word[:, None] < words)
     bits = tl.load(kept + rows[None, :] * words + word[:, None], mask=inside, other=0)
-    bits = bits[:, None, :] >> tl.arange(0, 32)[None, :, None]
+    bits = bits[:, None, :] >> tl.arange(0, 32)[None, :, None]  # word, bit, row
     return tl.reshape(bits & 1, [BLOCK, BLOCK]) == 1
 
 
@@ -131,11 +133,11 @@ def sorted_thresholds(
     scores = dot_rows(q_tile, k, step, first + here, columns, T, WIDTH)
     # the tile on the diagonal is the only one where not all keys are visible
     scores = tl.where(here[None, :] <= here[:, None], scores, -float("inf"))
-    best = sort(lists_of(scores, BLOCK))
+    best = sort(lists_of(scores, BLOCK))  # sixteen tensors (BLOCK, 4)
     for start in range(0, first, BLOCK):
         scores = dot_rows(q_tile, k, step, start + here, columns, T, WIDTH)
         new = sort(lists_of(scores, BLOCK))
-        best = merge(larger_half(best, new), 16)
+        best = merge(larger_half(best, new), 16)  # in order again, by four layers
     return kth_and_highest(best, BLOCK, KEEP)
 
 
@@ -158,6 +160,7 @@ def bisected_thresholds(
             scores = dot_rows(q_tile, k, step, start + here, columns, T, WIDTH)
             visible = (start + here)[None, :] <= (first + here)[:, None]
             scores = tl.where(visible, scores, -float("inf"))
+            # a code beyond the infinities is NaN: nothing reaches it, the bit stays 0
             count += count_from(scores, float_of(code | bit))
             highest = tl.maximum(highest, tl.max(scores, 1))
         code = tl.where(count >= KEEP, code | bit, code)
@@ -190,11 +193,11 @@ def forward_kernel(
     # the rows that see most begin first, so that none is left for the end
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK
     here, columns = tl.arange(0, BLOCK), tl.arange(0, PADDED)
-    rows, step = first + here, 3 * HEADS * WIDTH
+    rows, step = first + here, 3 * HEADS * WIDTH  # step: from a byte to the next
     q = head_of(qkv, head, 0, 3, T, HEADS, WIDTH)
     k = head_of(qkv, head, 1, 3, T, HEADS, WIDTH)
     v = head_of(qkv, head, 2, 3, T, HEADS, WIDTH)
-    kept += head.to(tl.int64) * T * ((T + 31) // 32)
+    kept += head.to(tl.int64) * T * ((T + 31) // 32)  # this head's, (T, words)
     q_tile = load_tile(q, step, rows, columns, T, WIDTH)  # (BLOCK, PADDED)
 
     if SORTED:
@@ -214,16 +217,17 @@ def forward_kernel(
         # "not below" rather than "at least": NaN is kept, so that NaN comes out
         selected = (keys[None, :] <= rows[:, None]) & ~(scores < kth[:, None])
         store_kept(kept, selected, rows, start, T, BLOCK)
+        # of what is visible at most 1; and exp2 is the power that the chip has
         weights = tl.exp2((scores - highest[:, None]) * (scale * LOG2_E))
         weights = tl.where(selected, weights, 0.0)
         total += tl.sum(weights, 1)
         v_tile = load_tile(v, step, keys, columns, T, WIDTH)
-        weights = weights.to(v_tile.dtype)
+        weights = weights.to(v_tile.dtype)  # for a tensor core; sums stay in fp32
         product = tl.dot(weights, v_tile, product, input_precision="ieee")
-    log_sum = highest * scale + tl.log(total)
+    log_sum = highest * scale + tl.log(total)  # exp(score - it) is a weight
     tl.store(log_sums + head.to(tl.int64) * T + rows, log_sum, mask=rows < T)
     out = head_of(out, head, 0, 1, T, HEADS, WIDTH)
-    product = product / total[:, None]
+    product = product / total[:, None]  # once a row, not once a key
     store_tile(out, HEADS * WIDTH, rows, columns, T, WIDTH, product)
 
 
@@ -274,13 +278,14 @@ def backward_queries_kernel(
         k_tile = load_tile(k, step, keys, columns, T, WIDTH)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         weights = tl.exp2((scores * scale - log_sum[:, None]) * LOG2_E)
-        d_weights = dot_rows(d_tile, v, step, keys, columns, T, WIDTH)
+        d_weights = dot_rows(d_tile, v, step, keys, columns, T, WIDTH)  # (rows, keys)
         d_scores = weights * (d_weights - mean[:, None])
         selected = load_kept(kept, rows, start, T, BLOCK)
+        # pairs that were not kept have weights here as well, even infinite ones
         d_scores = tl.where(selected, d_scores, 0.0).to(k_tile.dtype)
         dq = tl.dot(d_scores, k_tile, dq, input_precision="ieee")
     d_q = head_of(d_qkv, head, 0, 3, T, HEADS, WIDTH)
-    store_tile(d_q, step, rows, columns, T, WIDTH, dq * scale)
+    store_tile(d_q, step, rows, columns, T, WIDTH, dq * scale)  # score: scale * q . k
 
 
 @triton.jit
@@ -315,16 +320,16 @@ def backward_keys_kernel(
     v_tile = load_tile(v, step, keys, columns, T, WIDTH)
     dk = tl.zeros([BLOCK, PADDED], tl.float32)
     dv = tl.zeros([BLOCK, PADDED], tl.float32)
-    for start in range(first, T, BLOCK):
+    for start in range(first, T, BLOCK):  # earlier queries see none of these keys
         rows = start + here
         q_tile = load_tile(q, step, rows, columns, T, WIDTH)
         d_tile = load_tile(d_out, HEADS * WIDTH, rows, columns, T, WIDTH)
         log_sum = tl.load(log_sums + line + rows, mask=rows < T, other=0.0)
-        mean = tl.load(means + line + rows, mask=rows < T, other=0.0)
+        mean = tl.load(means + line + rows, mask=rows < T, other=0.0)  # (rows,)
         scores = tl.dot(k_tile, tl.trans(q_tile), input_precision="ieee")
         weights = tl.exp2((scores * scale - log_sum[None, :]) * LOG2_E)
         selected = load_kept_turned(kept, rows, first, T, BLOCK)
-        weights = tl.where(selected, weights, 0.0)
+        weights = tl.where(selected, weights, 0.0)  # (keys, rows)
         dv = tl.dot(weights.to(d_tile.dtype), d_tile, dv, input_precision="ieee")
         d_weights = tl.dot(v_tile, tl.trans(d_tile), input_precision="ieee")
         d_scores = (weights * (d_weights - mean[None, :])).to(q_tile.dtype)
@@ -343,6 +348,7 @@ def triton_attention(q: Tensor, k: Tensor, v: Tensor, keep: int) -> Tensor:
     ConfigError that names the limit that was passed.
     """
     check(q, k, v)
+    # (B, T, 3, H, D_h): the copy that packed_attention does without
     packed = torch.stack([x.transpose(1, 2) for x in (q, k, v)], dim=2)
     return packed_attention(packed, keep).transpose(1, 2)
 
@@ -395,13 +401,13 @@ def topk_attention_op(qkv: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     B, T, _, H, width = qkv.shape
     out, kept, log_sums = empty_results(qkv)
     forward_kernel[grid_of(qkv)](
-        qkv.contiguous(),
+        qkv.contiguous(),  # head_of reckons with numbers that lie without gaps
         out,
         kept,
         log_sums,
         H,
         T,
-        1 / math.sqrt(width),
+        1 / math.sqrt(width),  # the scale of the scores
         **sizes(width, qkv.element_size()) | selection(keep),
     )
     return out, kept, log_sums
@@ -426,6 +432,7 @@ def backward_op(
     return d_qkv
 
 
+# for torch.compile, which asks for shapes and types before there are numbers
 @topk_attention_op.register_fake
 def _(qkv: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     return empty_results(qkv)
@@ -466,11 +473,11 @@ def sizes(width: int, element_size: int) -> dict[str, int]:
     narrow = element_size * width <= 192
     return {
         "WIDTH": width,
-        "PADDED": max(16, triton.next_power_of_2(width)),
+        "PADDED": max(16, triton.next_power_of_2(width)),  # tl.dot takes 16 or more
         "BLOCK": 64 if narrow else 32,
         # four warps of 16 rows: with eight, two would do the same rows
         "num_warps": 4,
-        "num_stages": 2 if narrow else 1,
+        "num_stages": 2 if narrow else 1,  # 2: a tile is loaded while one is computed
     }
 
 

@@ -19,7 +19,7 @@ def chat_box(lm, questions: Sequence[str], gate: Gate | None = None) -> None:
     conversation = Conversation(lm, gate, seed=0)
     turns = [(question, conversation.ask(question)) for question in questions]
     widgets = ipywidgets()
-    if widgets is None:
+    if widgets is None:  # without ipywidgets the turns alone are shown
         show_html(conversation_html(turns))
         return
     box = Control("Text", "", "USER:").make(widgets)
@@ -33,6 +33,8 @@ def chat_box(lm, questions: Sequence[str], gate: Gate | None = None) -> None:
     def press_ask(_) -> None:
         nonlocal conversation
         earlier = conversation.history
+        # a new one, for the slider's temperature; its seed differs from turn to turn,
+        # or all would be drawn with the same numbers
         conversation = Conversation(lm, gate, slider.value, len(turns), history=earlier)
         turns.append((box.value, conversation.ask(box.value)))
         box.value = ""
@@ -82,7 +84,7 @@ def learned_bytes(ids: Tensor, targets: Tensor) -> str:
     # the byte at each place, and whether it is the target of the place before
     all_ids = [*ids.tolist(), int(targets[-1])]
     is_learned = [False, *(targets >= 0).tolist()]
-    text = bytes(all_ids).replace(b"\0", "∎".encode())
+    text = bytes(all_ids).replace(b"\0", "∎".encode())  # one byte becomes three
     marks: list[bool] = []
     for byte, learned in zip(all_ids, is_learned, strict=True):
         marks += [learned] * (len("∎".encode()) if byte == 0 else 1)

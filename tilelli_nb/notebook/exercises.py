@@ -50,7 +50,7 @@ def check(
     if len(cases) > 1:
         count = f" ({len(cases) - len(failures)} of {len(cases)} right)"
     print(f"{CROSS} {title}{count}")
-    for line in failures[0]:
+    for line in failures[0]:  # the others may be wrong because of this one
         print(textwrap.fill(line, 72, initial_indent="  ", subsequent_indent="  "))
 
 
@@ -86,7 +86,7 @@ def _failure(case) -> list[str] | None:
         test, hint = case
     lines = []
     try:
-        if bool(test()):
+        if bool(test()):  # an array of several numbers raises here: a cross
             return None
     except NameError as error:
         lines.append(f"{_describe(error)}. Has the cell that defines it been run?")
@@ -118,6 +118,7 @@ def as_lists(value: object) -> object:
     """
     if hasattr(value, "tolist"):  # NumPy and PyTorch, numbers of theirs too
         return value.tolist()
+    # a set has no order to compare; a text is one value, not a list of letters
     unordered = isinstance(value, (str, bytes, Mapping, Set))
     if isinstance(value, Iterable) and not unordered:
         return [as_lists(each) for each in value]
@@ -152,6 +153,7 @@ def is_close(found, expected, tolerance: float = 1e-6) -> bool:
 
 def _agree(found, expected, agree: Callable) -> bool:
     """Compares what `as_lists` gave, number by number."""
+    # a number is not the list that holds it alone
     if isinstance(found, list) != isinstance(expected, list):
         return False
     if not isinstance(found, list):

@@ -66,7 +66,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = path.read_bytes()  # once: what is checked is what is loaded
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path.name}: {error.strerror}", "check path and permissions"

@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
     }
     for name in ("torch", "numpy", "triton", "tilelli-nb"):
-        with suppress(metadata.PackageNotFoundError):
+        with suppress(metadata.PackageNotFoundError):  # there is no triton on a Mac
             found[name] = metadata.version(name)
     return found
 

@@ -40,6 +40,7 @@ def try_micro_batch(lm, rows: int) -> None:
     # Two moments and a gradient in fp32 are 12 bytes a parameter; 4 are air.
     reserved_bytes = 16 * sum(p.numel() for p in lm.parameters())
     reserved = torch.empty(reserved_bytes, dtype=torch.uint8, device="cuda")
+    # (rows, T): memory does not depend on what the bytes are
     x = torch.zeros(rows, lm.context, dtype=torch.long, device=reserved.device)
     with torch.autocast("cuda", torch.bfloat16):
         lm.loss_terms(x, x).nats.backward()
@@ -101,6 +102,7 @@ def gpu_explanation(error: BaseException) -> tuple[str, str] | None:
             "--resume; should it come again, TILELLI_ATTENTION=reference in the "
             "environment trains without the kernels",
         )
+    # torch.compile wraps what its compilers raise
     inner = error.__cause__ or getattr(error, "inner_exception", None)
     if inner and (found := gpu_explanation(inner)):
         return found

@@ -79,6 +79,7 @@ def check_same_run(record: dict[str, Any], state: dict[str, Any], folder: Path) 
 @contextmanager
 def sole_writer(out: Path, is_first: bool) -> Iterator[None]:
     """Keeps a second process from training in the same folder. Raises TrainingError."""
+    # under torchrun the first process writes, and has the lock
     if not is_first:
         yield
         return
@@ -148,6 +149,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     # The branch has the steps behind it too: its decay begins at its next one.
     tensors, state = found
     total = state["step"] + steps
+    # wsd keeps the rate, and lets it fall over a last share of the steps
     config = Config.from_dict(record["config"]).with_train(
         schedule="wsd", decay_ratio=steps / total, steps=total
     )
@@ -174,9 +176,9 @@ def write_checkpoint(run: Any) -> None:
     """Writes everything that a resumed run needs, and drops older checkpoints."""
     tensors = {f"model.{name}": t for name, t in run.lm.state_dict().items()}
     tensors |= moments_of(run.optimizer)
-    tensors["generator"] = run.batches.state
+    tensors["generator"] = run.batches.state  # so that the next batch is the same
     folder = run.out / "checkpoints"
-    with run.clock.aside():
+    with run.clock.aside():  # what writing takes is no time of training
         state = {
             "config": run.config.to_dict(),
             "step": run.step,
