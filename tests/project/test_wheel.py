@@ -25,6 +25,8 @@ print(tok.decode(out))
 RECIPES_NAME = "tilelli/lite-10m"
 WEIGHTS = sorted((ROOT / "tilelli_nb" / "weights").glob("*/model.safetensors"))
 BUNDLED = [f"tilelli/{path.parent.name}" for path in WEIGHTS]
+WRITERS = [name for name in BUNDLED if not name.endswith("-chat")]
+TALKERS = [name for name in BUNDLED if name.endswith("-chat")]
 NO_NETWORK = """
 import socket
 
@@ -187,36 +189,39 @@ def check_story(said):
     assert len(said.rstrip("\n").encode()) > len("Once upon a time") + 20
 
 
-def test_the_five_lines_of_the_readme(elsewhere):
-    """As they stand there; they are the recipe's but for the name of the model."""
-    lines = readme_lines()
-    name = re.search(r'from_pretrained\("(.*?)"\)', lines)[1]
-    assert name in BUNDLED
-    assert lines.replace(name, RECIPES_NAME) == RECIPE
-    check_story(elsewhere("python", "-c", lines))
-
-
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", WRITERS)
 def test_the_five_lines_with_every_bundled_model(elsewhere, name):
     check_story(elsewhere("python", "-c", RECIPE.replace(RECIPES_NAME, name)))
 
 
-# When its weights are bundled the first of these passes, which strict makes a failure:
-# then both marks go, and the README names it.
-not_yet = pytest.mark.xfail(
-    strict=True, reason="the weights of tilelli/lite-10m are not bundled yet"
-)
+@pytest.mark.parametrize("name", TALKERS)
+def test_a_bundled_chat_model_answers_and_refuses(elsewhere, name):
+    said = elsewhere(
+        "python",
+        "-c",
+        "from tilelli_nb import TilelliLM\n"
+        f"lm = TilelliLM.from_pretrained({name!r})\n"
+        "print(lm.chat('What is the capital of France?').text)\n"
+        "print(lm.chat('What did I eat this morning?').text)",
+    )
+    answer, refusal = said.splitlines()
+    assert answer == "Paris."
+    assert refusal.startswith("I don't know")
 
 
-@not_yet
 def test_the_five_lines_of_the_recipe_word_for_word(elsewhere):
     assert RECIPES_NAME in BUNDLED
     check_story(elsewhere("python", "-c", RECIPE))
 
 
-@not_yet
 def test_the_readme_has_the_recipe_word_for_word():
     assert readme_lines() == RECIPE
+
+
+def test_chapter_00_has_the_recipe_word_for_word():
+    chapter = (ROOT / "book" / "00_welcome.md").read_text(encoding="utf-8")
+    cell = f"```{{code-cell}} ipython3\n:tags: [wrap]\n\n{RECIPE}```\n"
+    assert chapter.count(cell) == 1
 
 
 def test_the_command(elsewhere):
