@@ -1,0 +1,77 @@
+"""What a chat model knows along its training: the held-out questions, asked of its
+checkpoints.
+
+    python book/experiments/chat_curve.py FOLDER [FOLDER ...] [--questions 200]
+    [--out book/runs/nano-chat-curve]
+
+Each FOLDER holds a run, or a copy of one of its checkpoints under checkpoints/. Of each
+held-out set the first --questions are asked, the same of every checkpoint.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilelli_nb import TilelliLM, pretrained
+from tilelli_nb.chat.pairs import PairSets, make_pairs
+from tilelli_nb.evaluation.answers import judge, shares
+from tilelli_nb.files import write_atomic
+from tilelli_nb.storage import records
+
+HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
+
+
+def ask(folder: Path, pairs: PairSets, questions: int) -> dict[str, Any]:
+    """The step of a checkpoint, and what it made of some questions of each set."""
+    tensors, metadata = pretrained.load_model(folder)
+    lm = TilelliLM.from_tensors(tensors, metadata)
+    sets = {}
+    for name in HELD_OUT:
+        sets[name] = shares(judge(lm, getattr(pairs, name)[:questions]))
+    # a finished model has no step of its own: it stands behind the last one
+    step = metadata.get("step", metadata["config"]["train"]["steps"])
+    return {"step": step, "sets": sets}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # a byte at a time has nothing for a second one
+    start, began = time.perf_counter(), records.now()
+    pairs = make_pairs(args.seed)
+    points = [ask(folder, pairs, args.questions) for folder in args.folders]
+    points.sort(key=lambda point: point["step"])
+    for point in points:
+        row = [
+            f"{name} {point['sets'][name]['right']['value']:.2f}" for name in HELD_OUT
+        ]
+        print(f"step {point['step']:6,}: {', '.join(row)}")
+    if args.out:
+        record = records.new_record(
+            args.out.name,
+            "eval",
+            config=pretrained.load_model(args.folders[0])[1]["config"],
+            seed=args.seed,
+            started=began,
+            finished=records.now(),
+            wall_s=round(time.perf_counter() - start, 1),
+            device="cpu",
+            threads=1,
+            notes=f"{args.questions} questions of each held-out set a checkpoint, "
+            "whose learning rate has not fallen to its end but for the last.",
+        )
+        write_atomic(args.out / "run.json", records.dumps(record))
+        write_atomic(args.out / "results.json", records.dumps({"points": points}))
+
+
+if __name__ == "__main__":
+    main()
