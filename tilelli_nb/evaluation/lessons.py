@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..chat.pairs import Pair, make_pairs
+from ..chat.pairs import Pair, PairSets, make_pairs
 from ..chat.template import encode_prompt, encode_row
 from ..errors import DataError
 from ..model.network import IGNORE
@@ -37,11 +37,17 @@ class Lessons(NamedTuple):
 
 
 @cache
+def taught() -> PairSets:
+    """The pairs that the bundled chat models were taught with. They are made once."""
+    return make_pairs(0)
+
+
+@cache
 def questions() -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Training pairs without earlier turns: those with an answer, those without."""
     pairs = [
         pair
-        for pair in make_pairs(0).train
+        for pair in taught().train
         if not pair.history and len(pair.question.encode()) <= LONGEST
     ]
     answerable = tuple(pair for pair in pairs if pair.answerable)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .. import pretrained
-from ..chat.pairs import accepts, is_refusal, make_pairs
+from ..chat.pairs import accepts, is_refusal
 from ..errors import EvaluationError
 from ..files import write_atomic
 from ..inference.chatting import Reply
@@ -24,6 +24,7 @@ from ..storage.checkpoint import MODEL_FILE
 from ..training import cpu_tuning
 from . import rule
 from .experiments import Experiment, load_experiment
+from .lessons import taught
 from .probes import Probe, load_probes
 from .signals import measure
 from .statistics import Interval, auroc, bootstrap, share
@@ -69,7 +70,7 @@ def price(lm, text: bytes, probes: Sequence[Probe]) -> tuple[dict[str, Any], lis
     that is refused; of all answers the share that loops.
     """
     replies = [lm.chat(probe.prompt) for probe in probes]
-    asked = [pair for pair in make_pairs(0).phrasings if not pair.history][:ASKED]
+    asked = [pair for pair in taught().phrasings if not pair.history][:ASKED]
     answers = [lm.chat(pair.question) for pair in asked]
     right = [
         accepts(pair.answer, reply.text)
@@ -124,6 +125,13 @@ def against_home(measured: Measured, version: str) -> dict[str, rule.Cases]:
     return measured.cases[version] | {rule.IN_DOMAIN: at_home}
 
 
+def interval_of(
+    scores: Sequence[float], positive: Sequence[bool], seed: int
+) -> Interval:
+    """An AUROC with the rule's bootstrap."""
+    return bootstrap(auroc, scores, positive, resamples=rule.RESAMPLES, seed=seed)
+
+
 def cross(measured: Measured, version: str, seed: int) -> Tables:
     """AUROC of each signal for in-domain prompts against those of each other regime,
     and against all of them together.
@@ -136,7 +144,7 @@ def cross(measured: Measured, version: str, seed: int) -> Tables:
         at_home = regimes[rule.IN_DOMAIN].signals[name]
         abroad = [value for cases in others for value in cases.signals[name]]
         is_at_home = [True] * len(at_home) + [False] * len(abroad)
-        intervals[ALL] = bootstrap(auroc, [*at_home, *abroad], is_at_home, seed=seed)
+        intervals[ALL] = interval_of([*at_home, *abroad], is_at_home, seed)
         found[name] = {key: plain(value) for key, value in intervals.items()}
     return found
 
@@ -153,7 +161,7 @@ def within(measured: Measured, version: str, seed: int) -> Tables:
         for regime, (right, signals) in (regimes | {ALL: everything}).items():
             interval = None
             if rule.is_defined(right):
-                interval = plain(bootstrap(auroc, signals[name], right, seed=seed))
+                interval = plain(interval_of(signals[name], right, seed))
             found[name][regime] = interval
     return found
 
@@ -322,15 +330,24 @@ def over_seeds(rows: Sequence[Any]) -> Any:
     }
 
 
-def summary(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a chapter and a claim point at: everything over the seeds."""
+def summary(
+    seeds: Sequence[dict[str, Any]], before: dict[str, float]
+) -> dict[str, Any]:
+    """What a chapter and a claim point at: everything over the seeds, and under `rise`
+    by how much each part of the price is higher than before.
+    """
     won = [seed["verdict"]["won"] for seed in seeds]
     counts = [{name: len(regimes) for name, regimes in one.items()} for one in won]
+    rises = [
+        {name: round(value - before[name], DIGITS) for name, value in cost.items()}
+        for cost in (seed["after"] for seed in seeds)
+    ]
     keys = ("after", "right", "cross", "within")
     return {
         "holds": [seed["verdict"]["holds"] for seed in seeds],
         "regimes_won": counts,
         "most_regimes_won": max(max(one.values()) for one in counts),
+        "rise": over_seeds(rises),
         **{key: over_seeds([seed[key] for seed in seeds]) for key in keys},
     }
 
@@ -424,7 +441,7 @@ class Study:
         be made again quickly.
         """
         rows = self.results["seeds"]
-        self.results["summary"] = summary(rows)
+        self.results["summary"] = summary(rows, self.results["before"])
         self.results["cpu_s"] = round(sum(row["cpu_s"] for row in rows), 1)
         self.record["val_bpb"] = self.results["summary"]["after"]["bits_per_byte"][
             "value"

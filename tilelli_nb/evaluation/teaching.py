@@ -20,6 +20,7 @@ from .experiments import Experiment, load_experiment
 from .lessons import Lesson, Lessons, draw, make_lessons
 
 ROUTER = ".router."  # in the name of each weight of a router
+SPLICED = ("v4", "v7", "fresh")  # what a splice takes from
 HEAD_ROWS = 1_000  # of each side, for a head that is fitted afterwards
 CLIP = 1.0  # largest gradient norm
 NEVER_ZERO = 1e-9  # a share of 0 would have an entropy without a gradient
@@ -161,11 +162,11 @@ def splice(router_of, rest_of):
 
 
 class Workshop:
-    """Makes the variants of one chat model. What a splice takes from is made once."""
+    """Makes the variants of one chat model. What a splice takes from is kept."""
 
     def __init__(self, lm, text: bytes) -> None:
         self.lm, self.text = lm, text
-        self.made: dict[tuple[str, int], Variant] = {}
+        self.kept: dict[tuple[Experiment, int], Variant] = {}
         self.cost: dict | None = None  # of the model as it came, once it is measured
 
     def check(self, experiment: Experiment) -> None:
@@ -191,6 +192,8 @@ class Workshop:
         self.check(experiment)
         if experiment.is_splice:
             return self.put_together(experiment, seed)
+        if (experiment, seed) in self.kept:
+            return self.kept[experiment, seed]
         lm = copy.deepcopy(self.lm).eval()
         head = AbstainHead(lm.config.model.d_model)
         if experiment.trains != "nothing":
@@ -200,7 +203,10 @@ class Workshop:
             lessons = make_lessons("semantic", self.text, seed, HEAD_ROWS)
             prompts = [[row.ids[: row.asked] for row in side] for side in lessons]
             fit_head(head, lm, *prompts)
-        return Variant(lm, head)
+        variant = Variant(lm, head)
+        if experiment.name in SPLICED:
+            self.kept[experiment, seed] = variant
+        return variant
 
     def put_together(self, experiment: Experiment, seed: int) -> Variant:
         """The variant of a splice."""
@@ -218,7 +224,4 @@ class Workshop:
         """What a splice takes from: another experiment's variant, or with no name the
         model as it came, whose head is that of v4.
         """
-        name = name or "v4"
-        if (name, seed) not in self.made:
-            self.made[name, seed] = self.make(load_experiment(name), seed)
-        return self.made[name, seed]
+        return self.make(load_experiment(name or "v4"), seed)
