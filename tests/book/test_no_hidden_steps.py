@@ -77,6 +77,7 @@ NOT_SHOWN = {
         "cli.chat",
         "cli.cost",
         "cli.data",
+        "cli.eval",
         "cli.generate",
         "cli.models",
         "cli.options",
