@@ -12,6 +12,7 @@ from tilelli_nb.cli.app import app
 from tilelli_nb.cli.eval import folder_of
 from tilelli_nb.errors import ConfigError, EvaluationError
 from tilelli_nb.evaluation import experiments, rule, study
+from tilelli_nb.evaluation.probes import load_probes
 
 
 def tilelli(*arguments):
@@ -20,10 +21,14 @@ def tilelli(*arguments):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a small model and a text; few resamples."""
+    """A folder with a small model and a text; few probes and resamples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rule, "RESAMPLES", 10)
     monkeypatch.setattr(study, "ASKED", 2)
+    few = [
+        probe for n, probe in enumerate(load_probes()) if n % 30 in (0, 1, 2, 28, 29)
+    ]
+    monkeypatch.setattr(study, "load_probes", lambda: few)
     tiny(dtype=torch.float32).save_pretrained("model")
     texts = [f"The fox {n} lived in a wood, and was glad of it.\n" for n in range(400)]
     Path("fox.txt").write_text("\n".join(texts))
