@@ -18,6 +18,7 @@ from ..model.network import IGNORE
 
 ROWS = 5_000  # of each side, as published
 LONGEST = 64  # bytes of a question: padding costs as much time as text
+POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
 WINDOW = 80  # bytes of a row of raw text
 
 
@@ -151,9 +152,15 @@ def make_lessons(kind: str, text: bytes, seed: int, rows: int = ROWS) -> Lessons
     return LESSONS[kind](text, random.Random(f"{kind}-{seed}"), rows)
 
 
-def draw(rows: list[Lesson], count: int, dice: torch.Generator) -> list[Lesson]:
-    """Some rows, at random; none of none."""
+def draw(
+    rows: list[Lesson], count: int, part: int, dice: torch.Generator
+) -> list[Lesson]:
+    """Some rows at random, of nearly equal length: of POOL times as many, sorted by
+    length, one part of POOL (0 is the shortest). None of none.
+    """
     if not rows:
         return []
-    numbers = torch.randint(len(rows), (count,), generator=dice)
-    return [rows[number] for number in numbers.tolist()]
+    numbers = torch.randint(len(rows), (POOL * count,), generator=dice)
+    pool = [rows[number] for number in numbers.tolist()]
+    pool.sort(key=lambda row: len(row.ids))
+    return pool[part * count : (part + 1) * count]

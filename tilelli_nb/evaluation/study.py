@@ -447,8 +447,16 @@ class Study:
             "value"
         ]
         self.record["finished"] = records.now() if is_finished else None
-        write_atomic(self.out / "results.json", records.dumps(self.results))
+        write_atomic(self.out / "results.json", by_lines(self.results))
         write_atomic(self.out / "run.json", records.dumps(self.record))
+
+
+def by_lines(results: dict[str, Any]) -> bytes:
+    """JSON with a line for each key: thousands of numbers, one a line, would be a file
+    of a hundred pages.
+    """
+    lines = [f"{json.dumps(key)}: {json.dumps(results[key])}" for key in results]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def weights_digest(model: str) -> str:

@@ -17,7 +17,7 @@ from ..model.network import IGNORE
 from ..model.router import PATHWAYS
 from .abstain import AbstainHead, fit_head
 from .experiments import Experiment, load_experiment
-from .lessons import Lesson, Lessons, draw, make_lessons
+from .lessons import POOL, Lesson, Lessons, draw, make_lessons
 
 ROUTER = ".router."  # in the name of each weight of a router
 SPLICED = ("v4", "v7", "fresh")  # what a splice takes from
@@ -131,8 +131,9 @@ def teach(
     with only(lm, head, experiment.trains) as weights:
         optimizer = torch.optim.AdamW(weights, experiment.lr, weight_decay=0.0)
         for step in range(experiment.steps):
-            inside = draw(lessons.inside, experiment.batch, dice)
-            outside = draw(lessons.outside, experiment.batch, dice)
+            part = int(torch.randint(POOL, (), generator=dice))
+            inside = draw(lessons.inside, experiment.batch, part, dice)
+            outside = draw(lessons.outside, experiment.batch, part, dice)
             loss = loss_of(lm, head, make_batch(inside, outside), experiment)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, CLIP)
