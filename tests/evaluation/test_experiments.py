@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tilelli_nb import ByteTokenizer
+from tilelli_nb.chat.pairs import is_refusal
 from tilelli_nb.chat.wording import normal_form
 from tilelli_nb.errors import ConfigError, DataError
 from tilelli_nb.evaluation import lessons
@@ -108,6 +109,17 @@ def test_semantic_rows_have_one_format_and_no_answer_outside():
         prompt = decode(row.ids)
         assert len(row.ids) == row.asked and learned(row) == ""
         assert prompt.removeprefix("USER: ").removesuffix("\nTILELLI: ") in unknown
+
+
+def test_the_sides_are_what_they_say():
+    """By the answers themselves: no question from inside is to be refused, and every
+    one from outside is.
+    """
+    known, unknown = questions()
+    assert len(known) > 20_000 and len(unknown) > 10_000
+    assert not any(is_refusal(pair.answer) for pair in known)
+    assert all(is_refusal(pair.answer) for pair in unknown)
+    assert not any(pair.history for pair in (*known, *unknown))
 
 
 def test_no_row_holds_a_probe():
