@@ -232,6 +232,13 @@ def test_another_study_in_the_folder_is_refused(quick):
         carry_out(quick, "mine", 1, "v4")
 
 
+def test_damaged_results_are_named(quick):
+    (quick / "hurt").mkdir()
+    (quick / "hurt" / "results.json").write_text('{"experiment": ')
+    with pytest.raises(EvaluationError, match="hurt/results.json is not JSON"):
+        carry_out(quick, "hurt", 1, "v4")
+
+
 def test_a_study_of_v4_has_no_price(quick):
     one, _ = carry_out(quick, "free", 1, "v4")
     assert one.results["seeds"][0]["after"] == one.results["before"]

@@ -379,7 +379,13 @@ class Study:
         """
         settings, path = self.settings(text), self.out / "results.json"
         if path.is_file():
-            self.results = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                self.results = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise EvaluationError(
+                    f"{self.out.name}/{path.name} is not JSON, or damaged",
+                    "mend it, or remove that folder: the study then begins anew",
+                ) from None
             for key, value in settings.items():
                 if self.results.get(key) != value:
                     raise EvaluationError(
