@@ -81,7 +81,18 @@ def at_least(ours, published, tolerance) -> str:
     return REFUTED if is_excluded else NOT_SHOWN
 
 
-RULES = {"within": within, "at_least": at_least}
+def covers(ours, published, tolerance) -> str:
+    """The 95% interval {low, high} of a smaller model, or its one number, must hold the
+    published number, give or take `tolerance`. Where it does not, size may be why: the
+    claim is not shown, and never refuted.
+    """
+    if not isinstance(ours, dict):
+        ours = {"low": ours, "high": ours}
+    is_inside = ours["low"] - tolerance <= published <= ours["high"] + tolerance
+    return CONFIRMED if is_inside else NOT_SHOWN
+
+
+RULES = {"within": within, "at_least": at_least, "covers": covers}
 
 
 def judge(claim: dict, root: Path = ROOT) -> str:

@@ -70,6 +70,21 @@ def test_within(ours, verdict):
 
 
 @pytest.mark.parametrize(
+    "ours, verdict",
+    [
+        ({"low": 0.5, "high": 0.6}, "confirmed"),
+        ({"low": 0.56, "high": 0.6}, "confirmed"),  # 0.54, give or take 0.02
+        ({"low": 0.561, "high": 0.6}, "not shown"),
+        ({"low": 0.4, "high": 0.519}, "not shown"),
+        (0.55, "confirmed"),
+        (0.57, "not shown"),
+    ],
+)
+def test_covers(ours, verdict):
+    assert claims.covers(ours, 0.54, 0.02000001) == verdict
+
+
+@pytest.mark.parametrize(
     "low, high, verdict, of_a_published_number",
     [
         (0.1, 0.2, "confirmed", "confirmed"),

@@ -45,7 +45,12 @@ NOT_SHOWN = {
         "storage.records.versions",
     ],
     "plumbing: a kind of error each": ["errors"],
-    "chapter 11 will show most of it": ["chat", "evaluation", "inference.chatting"],
+    "chapter 11 will show most of it": [
+        "chat",
+        "evaluation.answers",
+        "evaluation.statistics",
+        "inference.chatting",
+    ],
     "plumbing: the pages of this book": [
         "notebook.chat_widgets",
         "notebook.controls",
@@ -77,6 +82,7 @@ NOT_SHOWN = {
         "cli.chat",
         "cli.cost",
         "cli.data",
+        "cli.eval",
         "cli.generate",
         "cli.models",
         "cli.options",

@@ -12,6 +12,7 @@ from . import runpod
 from .chat import chat
 from .cost import cost
 from .data import data
+from .eval import eval_
 from .generate import PromptCommand, generate, score
 from .models import info, pack, push
 from .sft import sft
@@ -29,6 +30,7 @@ app = typer.Typer(
 # `tilelli --help` lists them in this order
 for command in (data, train, sft, chat, generate, score, pack, info, push, cost):
     app.command(cls=PromptCommand if command is generate else None)(command)
+app.command("eval")(eval_)
 app.add_typer(runpod.app, name="runpod")
 
 
