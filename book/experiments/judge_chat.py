@@ -2,14 +2,14 @@
 
     python book/experiments/judge_chat.py --model runs/sft_nano --text stories
     [--before tilelli/nano] [--outside FOLDER] [--out book/runs/nano-chat-judged]
-    [--gate]
+    [--gate] [--questions N]
 
 Asked at temperature 0: the held-out sets of the pairs, all of them; the hundred first
 questions; what a gate makes of it, whose threshold is chosen on the calibration set;
 how well confidence tells right answers from wrong ones, with a control of shuffled
 outcomes; held-out text before and after. --outside names a folder with the public
 question sets of FILES: what they hold is not kept, only counts are. --gate writes the
-gate beside the model.
+gate beside the model. --questions asks the first N of each set alone.
 """
 
 import argparse
@@ -186,10 +186,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--gate", action="store_true")
+    parser.add_argument("--questions", type=int, help="of each set, at most")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
     lm, pairs = TilelliLM.from_pretrained(args.model), make_pairs(args.seed)
+    # each set is in a random order: its beginning is a fair sample
+    pairs = PairSets(*(found[: args.questions] for found in pairs))
     held_out, judged = ask_held_out(lm, pairs)
     results = {
         "model": Path(args.model).name,

@@ -45,6 +45,16 @@ NOT_SHOWN = {
         "storage.records.versions",
     ],
     "plumbing: a kind of error each": ["errors"],
+    "chapter 12 will show most of it": [
+        "evaluation.abstain",
+        "evaluation.experiments",
+        "evaluation.lessons",
+        "evaluation.probes",
+        "evaluation.rule",
+        "evaluation.signals",
+        "evaluation.study",
+        "evaluation.teaching",
+    ],
     "chapter 11 will show most of it": [
         "chat",
         "evaluation.answers",
