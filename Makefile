@@ -35,7 +35,8 @@ PAGES_READY := $(SITE)/.ready
 PAGES_BIN := $(SITE)/bin
 endif
 
-PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
+PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* book/_static/live/* \
+         tilelli_nb/weights/*/* _config.yml _toc.yml)
 
 NEW_ENOUGH = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
