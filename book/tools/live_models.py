@@ -14,9 +14,7 @@ from array import array
 from pathlib import Path
 from typing import NamedTuple
 
-from pairs import ROOT
-
-WEIGHTS = ROOT / "tilelli_nb" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "tilelli_nb" / "weights"
 FOLDER = "models"  # under _static
 VERSION = 1  # of the packed form, as in packed.py
 SMALLEST_SCALE = 1e-5  # as in ternary.py

@@ -5,7 +5,7 @@
 import { probabilities } from "./engine.js";
 import { model_list, read } from "./model.js";
 import { start_chat } from "./chat_view.js";
-import { byte_name, ByteText, COLOURS, control, element, encode, GREY, legend, megabytes, mixture,
+import { byte_name, ByteText, chance_of, COLOURS, control, element, encode, GREY, legend, megabytes, mixture,
   percent, RED, status_line } from "./view.js";
 import { writer, Written } from "./writer.js";
 
@@ -176,8 +176,8 @@ function sampling_bars(logits, sampling, rows = 12) {
     element("tbody", {}, ...order.map((byte) => element("tr", {},
       element("th", { scope: "row" }, byte_name(byte)),
       element("td", { class: "live-track" }, bar(believed[byte], GREY), bar(drawn[byte], RED)),
-      element("td", {}, percent(believed[byte], 1)),
-      element("td", {}, drawn[byte] > 0 ? percent(drawn[byte], 1) : "never")))));
+      element("td", {}, chance_of(believed[byte])),
+      element("td", {}, drawn[byte] > 0 ? chance_of(drawn[byte]) : "never")))));
   const possible = drawn.filter((share) => share > 0);
   const bits = possible.reduce((sum, share) => sum - share * Math.log2(share), 0);
   return [table, element("p", {},

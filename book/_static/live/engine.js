@@ -1,16 +1,12 @@
-/* The model of this book in plain JavaScript: it reads one byte at a time, and says which
-   byte may come next.
+/* The model of this book in plain JavaScript: it reads a byte, and says which may come next.
 
-   Read it beside the chapters. Every function and class has the name of its Python twin, and
-   the line above it says in which file that is and which chapter teaches it. Names are written
-   as there: snake_case, D for the width of the model, T for time in bytes. A matrix (out, in) is
-   one flat array, row after row. Sums are made in float64, which is all that JavaScript
-   computes in, and kept in float32. */
+   Read it beside the chapters. Each function and class has the name of its Python twin, and the
+   line above it says in which file that is and which chapter teaches it. Names are written as
+   there: snake_case, D for the width of the model, T for time in bytes. A matrix (out, in) is one
+   flat array, row after row. JavaScript adds up in float64; what is kept is float32. */
 
 // tilelli_nb/errors.py · chapter 09
 export class CheckpointError extends Error {}
-
-/* ---- From a file to weights ---- */
 
 const TYPES = { F32: Float32Array, I8: Int8Array, U8: Uint8Array };
 
@@ -23,8 +19,8 @@ export function read_tensors(buffer) {
       new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
     const tensors = {};
     for (const [name, { dtype, shape, data_offsets: [start, stop] }] of Object.entries(entries)) {
-      const numbers = buffer.slice(8 + length + start, 8 + length + stop);
-      tensors[name] = { shape, data: new TYPES[dtype](numbers) };
+      const data = new TYPES[dtype](buffer.slice(8 + length + start, 8 + length + stop));
+      tensors[name] = { shape, data };
     }
     // "sha256 ", the checksum, and the metadata as JSON
     const metadata = JSON.parse(about.tilelli.slice(about.tilelli.indexOf("{")));
@@ -62,15 +58,12 @@ export function unpack_weights(tensors, { packed, config }) {
     } else if (kind === ".codes") { // of up or down: both have as many
       weights[base] = { codes: unpack(data, ffn_expand * d_model ** 2), scale: scale[0] };
     } else if (kind === ".rows") {
-      const row_of = (i) => Math.floor(i / shape[1]);
       weights[base] = new Float32Array(data);
-      for (let i = 0; i < data.length; i++) weights[base][i] *= scale[row_of(i)];
+      for (let i = 0; i < data.length; i++) weights[base][i] *= scale[Math.floor(i / shape[1])];
     }
   }
   return weights;
 }
-
-/* ---- Products ---- */
 
 /* Some rows of a matrix times a vector, the plain way. Row r begins at `start` + r * `stride`
    and is as long as y. Four rows at a time: their sums do not wait for each other. */
@@ -99,9 +92,7 @@ function multiply_rows(weight, start, stride, rows, y, out) {
 // tilelli_nb/inference/prepared.py · chapter 13
 export class Matrix {
   constructor(weight, width) {
-    this.weight = weight;
-    this.width = width;
-    this.rows = weight.length / width;
+    Object.assign(this, { weight, width, rows: weight.length / width });
   }
 
   forward(y, out) {
@@ -119,18 +110,15 @@ const FOUR = 81; // 3^4: so many sums can be made of four inputs times -1, 0 or 
 // tilelli_nb/model/ternary.py · chapter 06
 export class TernaryLinear {
   constructor({ codes, scale }, width) {
-    this.scale = scale;
-    this.width = width;
-    this.rows = codes.length / width;
+    Object.assign(this, { scale, width, rows: codes.length / width });
     // four groups are looked up together: the last ones may be of code 0 alone
     this.groups = Math.ceil(width / 16) * 4;
     this.fours = new Uint8Array(this.groups * this.rows); // (groups, out)
-    for (let r = 0; r < this.rows; r++) {
-      for (let g = 0; g < this.groups; g++) {
+    for (let g = 0; g < this.groups; g++) {
+      for (let r = 0; r < this.rows; r++) {
         let number = 0;
         for (let j = 4 * g + 3; j >= 4 * g; j--) {
-          const code = j < width ? codes[r * width + j] : 0;
-          number = 3 * number + code + 1;
+          number = 3 * number + 1 + (j < width ? codes[r * width + j] : 0);
         }
         this.fours[g * this.rows + r] = number;
       }
@@ -143,8 +131,8 @@ export class TernaryLinear {
     const { sums, groups, width } = this;
     for (let g = 0; g < groups; g++) {
       const start = g * FOUR;
-      sums[start] = 0;
       let size = 1;
+      sums[start] = 0;
       for (let j = 4 * g; j < 4 * g + 4; j++) {
         const value = j < width ? y[j] : 0;
         for (let i = start; i < start + size; i++) {
@@ -158,7 +146,6 @@ export class TernaryLinear {
     }
   }
 
-  /* y (in) -> out (out). */
   forward(y, out) {
     this.make_sums(y);
     const { sums, fours, rows, groups, scale } = this;
@@ -175,14 +162,11 @@ export class TernaryLinear {
   }
 }
 
-/* ---- One block ---- */
-
 /* x (D) -> y (D) with mean 0 and variance 1, times a weight, plus a bias. */
 // tilelli_nb/inference/prepared.py · chapter 08
 export class PreparedNorm {
   constructor(weight, bias) {
-    this.weight = weight;
-    this.bias = bias;
+    Object.assign(this, { weight, bias });
   }
 
   forward(x, y) {
@@ -229,9 +213,7 @@ export class CausalConv {
     this.heard = new Float32Array(weight.length); // (taps, D), the oldest first
   }
 
-  restart() {
-    this.heard.fill(0);
-  }
+  restart() { this.heard.fill(0); }
 
   forward(y, out) {
     const { weight, taps, heard } = this;
@@ -245,6 +227,8 @@ export class CausalConv {
     }
   }
 }
+
+const best = new Float64Array(256); // room for kth_largest
 
 /* The `keep`-th largest of some numbers, or the smallest of fewer. */
 // tilelli_nb/model/attention.py · chapter 04
@@ -261,8 +245,6 @@ export function kth_largest(numbers, keep) {
   return best[last];
 }
 
-const best = new Float64Array(256); // room that kth_largest writes in
-
 /* Scores (T) -> in their place the weights: a softmax over the best `keep`, 0 for the rest. Ties
    at the threshold are all kept. */
 // tilelli_nb/model/attention.py · chapter 04
@@ -276,17 +258,14 @@ export function softmax_of_kept(scores, keep) {
 export class TopKAttention {
   constructor(weight, { d_model: D, n_heads, keep, context }) {
     this.qkv = new Matrix(weight, D); // rows: q, then k, then v
-    Object.assign(this, { n_heads, keep, context });
+    Object.assign(this, { n_heads, keep, context, length: 0 });
     this.now = new Float32Array(3 * D);
     this.keys = new Float32Array(context * D);
     this.values = new Float32Array(context * D);
     this.weights = new Float32Array(n_heads * context); // (H, T): for who asks why
-    this.length = 0;
   }
 
-  restart() {
-    this.length = 0;
-  }
+  restart() { this.length = 0; }
 
   forward(y, out) {
     const { now, keys, values, weights, n_heads, keep, context } = this;
@@ -331,9 +310,7 @@ export class TernaryFFN {
   forward(y, out) {
     const { inside } = this;
     this.up.forward(y, inside);
-    for (let i = 0; i < inside.length; i++) {
-      inside[i] *= (1 + erf(inside[i] * Math.SQRT1_2)) / 2; // GELU
-    }
+    for (let i = 0; i < inside.length; i++) inside[i] *= (1 + erf(inside[i] * Math.SQRT1_2)) / 2;
     this.down.forward(inside, out);
   }
 }
@@ -359,10 +336,7 @@ export class RoutedBlock {
     this.y = new Float32Array(D);
   }
 
-  restart() {
-    this.conv.restart();
-    this.attention.restart();
-  }
+  restart() { [this.conv, this.attention].forEach((pathway) => pathway.restart()); }
 
   forward(x) {
     const { y, paths: [conv, attention, ffn] } = this;
@@ -384,21 +358,19 @@ export class Network {
     const model = this.config.model;
     const weights = unpack_weights(tensors, metadata);
     this.context = model.context;
-    this.token = weights["token.weight"];
-    this.position = weights["position.weight"];
+    [this.token, this.position] = [weights["token.weight"], weights["position.weight"]];
     this.blocks = Array.from({ length: model.n_blocks },
       (_, i) => new RoutedBlock(weights, `blocks.${i}`, model));
     this.norm = new PreparedNorm(weights["norm.weight"], weights["norm.bias"]);
     this.output = new Matrix(weights["output.weight"], model.d_model);
     this.x = new Float32Array(model.d_model); // the residual stream
-    this.y = new Float32Array(model.d_model);
+    this.y = this.x.slice();
     this.window = []; // the bytes that have been read
   }
 
   /* Takes one byte, at the next position of the window, through all blocks. */
   hidden(byte) {
-    const { x, token, position, window, blocks } = this;
-    const D = x.length;
+    const { x, token, position, window, blocks, x: { length: D } } = this;
     if (window.length === 0) for (const block of blocks) block.restart();
     for (let i = 0; i < D; i++) x[i] = token[byte * D + i] + position[window.length * D + i];
     for (const block of blocks) block.forward(x);
@@ -414,8 +386,6 @@ export class Network {
   }
 }
 
-/* ---- Text, one byte after the other ---- */
-
 /* How many bytes a full window drops at once. */
 // tilelli_nb/inference/sampling.py · chapter 13
 export function window_stride(context) {
@@ -426,7 +396,7 @@ export function window_stride(context) {
 // tilelli_nb/inference/sampling.py · chapter 13
 export function window_start(n, context) {
   const stride = window_stride(context);
-  return n <= context ? 0 : stride * Math.ceil((n - context) / stride);
+  return Math.max(stride * Math.ceil((n - context) / stride), 0);
 }
 
 /* Reads bytes from position 0 on, and returns the logits of the next one. It pauses (`yield`)
@@ -455,16 +425,14 @@ export function* step(lm, byte) {
 /* Reads a prompt as far as the window still holds it. An empty one is an implied byte 0. */
 // tilelli_nb/inference/decoding.py · chapter 13
 export function* prefill_prompt(lm, ids) {
-  const start = window_start(ids.length, lm.context);
-  return yield* prefill(lm, ids.length ? ids.slice(start) : [0]);
+  const seen = ids.slice(window_start(ids.length, lm.context));
+  return yield* prefill(lm, seen.length ? seen : [0]);
 }
 
 /* Random numbers, 64 bits each: SplitMix64. PyTorch has another generator, so for one seed the
    page and the package draw different texts. */
 export class SplitMix64 {
-  constructor(seed) {
-    this.state = BigInt(seed);
-  }
+  constructor(seed) { this.state = BigInt(seed); }
 
   /* The next number from 0 up to 1: the upper 53 bits of the next 64, over 2^53. */
   uniform() {
@@ -479,16 +447,15 @@ export class SplitMix64 {
 /* Logits (256) -> probabilities (256) after temperature, top-k and top-p, in that order. */
 // tilelli_nb/inference/sampling.py · chapter 13
 export function probabilities(logits, { temperature, top_k = 256, top_p = 1 }) {
-  const highest = Math.max(...logits);
+  const highest = Math.max(...logits); // with none above 0, no temperature is too low
   const p = Float64Array.from(logits, (logit) => (logit - highest) / temperature);
   softmax_of_kept(p, top_k);
   if (top_p === 1) return p;
   const order = [...p.keys()].sort((a, b) => p[b] - p[a]);
   let before = 0; // what the more probable bytes sum to
   for (const byte of order) {
-    const share = p[byte];
-    if (before >= top_p) p[byte] = 0;
-    before += share;
+    before += p[byte];
+    if (before - p[byte] >= top_p) p[byte] = 0;
   }
   const kept = p.reduce((a, b) => a + b);
   return p.map((share) => share / kept);
@@ -519,9 +486,8 @@ export function* stream(lm, ids, sampling) {
   let logits = yield* prefill_prompt(lm, ids);
   for (let count = 1; count <= max_new; count++) {
     const byte = sample_next(logits, sampling, generator);
-    const is_end = stop.includes(byte);
-    if (!is_end || with_stop) yield { byte, logits };
-    if (is_end || count === max_new) return;
+    if (with_stop || !stop.includes(byte)) yield { byte, logits };
+    if (stop.includes(byte) || count === max_new) return;
     logits = yield* step(lm, byte);
   }
 }

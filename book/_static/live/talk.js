@@ -2,7 +2,7 @@
 
 import { start_chat } from "./chat_view.js";
 import { model_list } from "./model.js";
-import { byte_name, COLOURS, control, element, legend, mean_shares, megabytes, PATHWAYS, percent, seed_of,
+import { byte_name, chance_of, COLOURS, control, element, legend, mean_shares, megabytes, PATHWAYS, percent, seed_of,
   status_line } from "./view.js";
 import { writer, Written } from "./writer.js";
 
@@ -103,7 +103,7 @@ function write_panel(models) {
 /* What the model had to choose from at one byte, and what it looked at. */
 function why_panel(written) {
   const which = control("Byte:", "input", { type: "range", min: 1, max: 1, step: 1, value: 1, disabled: "" },
-    () => title());
+    (value) => title(Number(value) - 1));
   const block = control("Block:", "select", { disabled: "" }, null, element("option", { value: "all" }, "all"));
   const body = element("div");
   const panel = element("section", { class: "live-why", "aria-labelledby": "why-title", hidden: "" },
@@ -112,9 +112,9 @@ function why_panel(written) {
   let is_writing = false;
   let due = false; // a picture a frame is all that an eye can see
 
-  function title() {
-    const record = written.records[at()];
-    return record ? `${at() + 1} of ${written.records.length}: ${byte_name(record.byte)}` : "";
+  function title(index) {
+    const record = written.records[index];
+    return record ? `${index + 1} of ${written.records.length}: ${byte_name(record.byte)}` : "";
   }
 
   function clear() {
@@ -186,8 +186,9 @@ function why_panel(written) {
     if (!looked) return;
     const strongest = Math.max(...looked.values());
     for (const [place, weight] of looked) {
-      const share = weight / strongest;
-      if (spans[place]) spans[place].style.boxShadow = `inset 0 0 0 ${(1 + 2 * share).toFixed(1)}px rgba(34, 34, 34, ${(0.25 + 0.75 * share).toFixed(2)})`;
+      const ink = (0.12 + 0.88 * weight / strongest).toFixed(2);
+      const width = weight > strongest / 2 ? 3 : weight > strongest / 8 ? 2 : 1;
+      if (spans[place]) spans[place].style.boxShadow = `inset 0 0 0 ${width}px rgba(34, 34, 34, ${ink})`;
     }
     spans[written.prompt_length + written.records.indexOf(record)]?.classList.add("live-chosen");
   }
@@ -196,12 +197,12 @@ function why_panel(written) {
     const row = ([byte, share]) => element("tr", byte === record.byte ? { class: "live-drawn" } : {},
       element("th", { scope: "row" }, byte_name(byte), byte === record.byte ? " (drawn)" : ""),
       element("td", { class: "live-track" }, element("span", { class: "live-bar", style: `width: ${percent(share, 2)}; background: #0072B2` })),
-      element("td", {}, percent(share, 1)));
+      element("td", {}, chance_of(share)));
     const [first, second] = record.likeliest;
     const drawn = record.likeliest.some(([byte]) => byte === record.byte) ? [] : [[record.byte, record.chance]];
     const rival = record.byte === first[0] ? second : first;
     return element("div", {},
-      element("p", {}, `The model gave it ${percent(record.chance, 1)}. The runner-up: ${byte_name(rival[0])}, ${percent(rival[1], 1)}.`),
+      element("p", {}, `The model gave it ${chance_of(record.chance)}. The runner-up: ${byte_name(rival[0])}, ${chance_of(rival[1])}.`),
       element("table", { class: "live-bars" }, element("caption", {}, "The five most likely next bytes"),
         element("tbody", {}, ...[...record.likeliest, ...drawn].map(row))));
   }

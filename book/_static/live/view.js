@@ -36,6 +36,12 @@ export function control(label, tag, attributes = {}, shown = null, ...children) 
 
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)}%`;
 
+/* A probability in words: what is not quite 0 or 1 is not called so. */
+export function chance_of(share) {
+  if (share > 0 && share < 0.0005) return "under 0.1%";
+  return share < 1 && share >= 0.9995 ? "over 99.9%" : percent(share, 1);
+}
+
 /* Colours mixed by their shares, as in tilelli_nb/notebook/controls.py. */
 export function mixture(shares, colours) {
   const channel = (at) => {
