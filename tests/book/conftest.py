@@ -31,7 +31,7 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def build(tmp_path_factory, worker_id):
     """The finished build process and the folder with the site, made anew with every
     warning an error.
@@ -65,7 +65,7 @@ def build(tmp_path_factory, worker_id):
     ), out / "_build" / "html"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(build):
     """The address of the site, served on this machine."""
     done, html = build
@@ -83,7 +83,7 @@ def site(build):
     server.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     """A running Chromium. Without one the browser tests are skipped, but with CI=true
     they fail.
