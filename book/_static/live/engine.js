@@ -5,7 +5,7 @@
    there: snake_case, D for the width of the model, T for time in bytes. A matrix (out, in) is one
    flat array, row after row. JavaScript adds up in float64; what is kept is float32. */
 
-// tilelli_nb/errors.py · chapter 09
+// as in tilelli_nb/errors.py
 export class CheckpointError extends Error {}
 
 const TYPES = { F32: Float32Array, I8: Int8Array, U8: Uint8Array };
