@@ -9,22 +9,23 @@ const FIRST = 4; // bytes of an answer that decide
 export const REFUSAL = "I don't know.";
 
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g;
-// what Python takes for a blank; JavaScript would add U+FEFF
-const BLANKS = /[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/g;
+// what Python takes for a blank; JavaScript's \s would add U+FEFF
+const BLANK = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+";
+const BLANKS = new RegExp(BLANK, "g");
+const AT_THE_ENDS = new RegExp(`^${BLANK}|${BLANK}$`, "g");
 // Python's case-blind i and s have more forms than JavaScript's
 const ROLE_TAG = /([uU] *[sSſ] *[eE] *[rR]|[tT] *[iIıİ] *[lL] *[eE] *[lL] *[lL] *[iIıİ])( *):/g;
 
 const encode = (text) => [...new TextEncoder().encode(text)];
-const without_blanks = (text) => text.replace(BLANKS, " ").replace(/^ | $/g, "");
+const strip = (text) => text.replace(AT_THE_ENDS, "");
 
 /* Takes from a text all that could be mistaken for structure. */
 export function defuse(text) {
   const notes = [];
   const whole = text.replace(/[\ud800-\udfff]/gu, "\ufffd");
   if (whole !== text) notes.push("characters that are not valid were replaced");
-  const plain = without_blanks(whole.replace(CONTROL, " "));
-  const trimmed = whole.replace(/^[\s\x1c-\x1f\x85]+|[\s\x1c-\x1f\x85]+$/g, "");
-  if (plain !== trimmed) notes.push("line breaks and control characters became spaces");
+  const plain = strip(whole.replace(CONTROL, " ").replace(BLANKS, " "));
+  if (plain !== strip(whole)) notes.push("line breaks and control characters became spaces");
   const safe = plain.replace(ROLE_TAG, "$1$2,");
   if (safe !== plain) notes.push("role tags lost their colon");
   return { text: safe, notes };

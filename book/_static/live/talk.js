@@ -107,7 +107,7 @@ function why_panel(written) {
   const block = control("Block:", "select", { disabled: "" }, null, element("option", { value: "all" }, "all"));
   const body = element("div");
   const panel = element("section", { class: "live-why", "aria-labelledby": "why-title", hidden: "" },
-    element("h3", { id: "why-title" }, "Why this byte?"), which.row, block.row, body);
+    element("h2", { id: "why-title" }, "Why this byte?"), which.row, block.row, body);
   const at = () => Number(which.input.value) - 1;
   let is_writing = false;
   let due = false; // a picture a frame is all that an eye can see

@@ -8,32 +8,38 @@ export class LoadError extends Error {}
 export async function fetch_model(model, models, progress) {
   // The address names the content, so what the cache has under it is never out of date.
   const url = new URL(`${model.file}?${model.sha256.slice(0, 16)}`, models);
-  for (const cache of ["force-cache", "reload"]) { // where the cache is damaged: once more
+  let problem;
+  for (const cache of ["force-cache", "reload"]) { // where the cache holds something bad: once more
+    problem = `The weights of ${model.name} could not be fetched (${model.file}). Check the connection `
+      + "and try again; a site of your own, build again with `make book`.";
     const data = await fetch_bytes(url, model, cache, progress);
-    if (sha256(data) === model.sha256) return data.buffer;
+    if (data && sha256(data) === model.sha256) return data.buffer;
+    if (data) {
+      problem = `The weights of ${model.name} arrived damaged: their checksum does not match. Try again; `
+        + "a site of your own, build again with `make book`.";
+    }
   }
-  throw new LoadError(`The weights of ${model.name} arrived damaged: their checksum does not match. `
-    + "Reload the page; if that does not help, build the site again with `make book`.");
+  throw new LoadError(problem);
 }
 
-async function fetch_bytes(url, model, cache, progress) {
-  const missing = new LoadError(`The weights of ${model.name} could not be fetched (${model.file}). `
-    + "Check the connection, or build the site again with `make book`, and reload the page.");
+/* The bytes at an address, as many as the model has, or null where they cannot be had. */
+async function fetch_bytes(url, { bytes }, cache, progress) {
   try {
     const answer = await fetch(url, { cache });
-    if (!answer.ok) throw missing;
-    const data = new Uint8Array(model.bytes);
+    if (!answer.ok) return null;
+    const data = new Uint8Array(bytes);
     let filled = 0;
     const reader = answer.body.getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      if (filled + part.value.length > data.length) return part.value; // too long: damaged
-      data.set(part.value, filled);
-      filled += part.value.length;
-      progress(filled / data.length);
+      const room = part.value.subarray(0, bytes - filled);
+      if (room.length < part.value.length) return room; // more than there should be: damaged
+      data.set(room, filled);
+      filled += room.length;
+      progress(filled / bytes);
     }
     return data.subarray(0, filled);
-  } catch (error) {
-    throw error === missing ? error : missing;
+  } catch {
+    return null;
   }
 }
 
