@@ -654,7 +654,7 @@ def test_the_probabilities_follow_their_sliders(page, server, reference):
     row = widget.get_by_role("row").nth(1).inner_text().split()
     best = int(logits.argmax())
     assert row[0] == chr(best)
-    assert float(row[-1].rstrip("%")) == pytest.approx(100 * wanted[best], abs=0.06)
+    assert float(row[-1].rstrip("%")) == pytest.approx(100 * float(wanted[best]), abs=0.06)
     assert violations(page, ".live[data-live=sampling_player]") == []
     assert page.errors == []
 

@@ -163,8 +163,8 @@ export class TernaryLinear {
 }
 
 /* x (D) -> y (D) with mean 0 and variance 1, times a weight, plus a bias. */
-// tilelli_nb/inference/prepared.py · chapter 08
-export class PreparedNorm {
+// PyTorch's own · chapter 08
+class LayerNorm {
   constructor(weight, bias) {
     Object.assign(this, { weight, bias });
   }
@@ -327,7 +327,7 @@ export class RoutedBlock {
   constructor(weights, name, model) {
     const of = (part) => weights[`${name}.${part}`];
     const D = model.d_model;
-    this.norm = new PreparedNorm(of("norm.weight"), of("norm.bias"));
+    this.norm = new LayerNorm(of("norm.weight"), of("norm.bias"));
     this.router = new Router(of("router.weight"), D);
     this.conv = new CausalConv(of("conv.weight"), D);
     this.attention = new TopKAttention(of("attention.weight"), model);
@@ -361,7 +361,7 @@ export class Network {
     [this.token, this.position] = [weights["token.weight"], weights["position.weight"]];
     this.blocks = Array.from({ length: model.n_blocks },
       (_, i) => new RoutedBlock(weights, `blocks.${i}`, model));
-    this.norm = new PreparedNorm(weights["norm.weight"], weights["norm.bias"]);
+    this.norm = new LayerNorm(weights["norm.weight"], weights["norm.bias"]);
     this.output = new Matrix(weights["output.weight"], model.d_model);
     this.x = new Float32Array(model.d_model); // the residual stream
     this.y = this.x.slice();

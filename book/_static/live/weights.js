@@ -31,10 +31,12 @@ async function fetch_bytes(url, { bytes }, cache, progress) {
     let filled = 0;
     const reader = answer.body.getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      const room = part.value.subarray(0, bytes - filled);
-      if (room.length < part.value.length) return room; // more than there should be: damaged
-      data.set(room, filled);
-      filled += room.length;
+      if (part.value.length > bytes - filled) { // more than there should be: damaged
+        await reader.cancel();
+        return part.value;
+      }
+      data.set(part.value, filled);
+      filled += part.value.length;
       progress(filled / bytes);
     }
     return data.subarray(0, filled);
