@@ -110,7 +110,8 @@ function why_panel(written) {
     element("h2", { id: "why-title" }, "Why this byte?"), which.row, block.row, body);
   const at = () => Number(which.input.value) - 1;
   let is_writing = false;
-  let due = false; // a picture a frame is all that an eye can see
+  let due = false; // while it writes, some pictures a second are all that an eye can follow
+  let marked = []; // the elements of the text that carry a frame
 
   function title(index) {
     const record = written.records[index];
@@ -127,10 +128,10 @@ function why_panel(written) {
   function follow() {
     if (due) return;
     due = true;
-    requestAnimationFrame(() => {
+    setTimeout(() => {
       due = false;
       if (is_writing && written.records.length) choose(written.records.length - 1);
-    });
+    }, 150);
   }
 
   function settle() {
@@ -179,18 +180,24 @@ function why_panel(written) {
   /* Marks in the text the byte itself, and by a frame what was kept: thicker for more weight. */
   function mark(record, looked) {
     const { spans } = written.text;
-    for (const span of new Set(spans)) {
+    for (const span of marked) {
       span.style.boxShadow = "";
       span.classList.remove("live-chosen");
     }
+    marked = [];
     if (!looked) return;
     const strongest = Math.max(...looked.values());
     for (const [place, weight] of looked) {
       const ink = (0.12 + 0.88 * weight / strongest).toFixed(2);
       const width = weight > strongest / 2 ? 3 : weight > strongest / 8 ? 2 : 1;
-      if (spans[place]) spans[place].style.boxShadow = `inset 0 0 0 ${width}px rgba(34, 34, 34, ${ink})`;
+      if (!spans[place]) continue; // the byte 0 before an empty beginning
+      spans[place].style.boxShadow = `inset 0 0 0 ${width}px rgba(34, 34, 34, ${ink})`;
+      marked.push(spans[place]);
     }
-    spans[written.prompt_length + written.records.indexOf(record)]?.classList.add("live-chosen");
+    const chosen = spans[written.prompt_length + written.records.indexOf(record)];
+    if (!chosen) return; // the beginning of a character that never came to its end
+    chosen.classList.add("live-chosen");
+    marked.push(chosen);
   }
 
   function candidates(record) {

@@ -72,7 +72,6 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
         seen(record);
       }
       status.count(speed(written.records.length, seconds));
-      written.show_legend();
     };
     written.clear(ids);
     try {
@@ -86,6 +85,7 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
         part: take,
       });
       take(end);
+      written.show_legend();
       const how = end.stopped ? "Stopped: " : end.count < sampling.max_new ? "The text ended: " : "";
       status.say(how + speed(end.count, end.seconds));
       const bytes = written.records.map(({ byte }) => byte);
