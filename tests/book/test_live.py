@@ -654,7 +654,9 @@ def test_the_probabilities_follow_their_sliders(page, server, reference):
     row = widget.get_by_role("row").nth(1).inner_text().split()
     best = int(logits.argmax())
     assert row[0] == chr(best)
-    assert float(row[-1].rstrip("%")) == pytest.approx(100 * float(wanted[best]), abs=0.06)
+    assert float(row[-1].rstrip("%")) == pytest.approx(
+        100 * float(wanted[best]), abs=0.06
+    )
     assert violations(page, ".live[data-live=sampling_player]") == []
     assert page.errors == []
 
@@ -706,3 +708,21 @@ def test_every_part_of_the_engine_names_its_python_twin_and_its_chapter():
         (page,) = (pairs.ROOT / "book").glob(f"{chapter}_*.md")
         text = page.read_text(encoding="utf-8")
         assert name in text, name
+
+
+def test_what_the_page_says_of_the_ternary_product_is_in_the_record():
+    text = (pairs.ROOT / "book" / "talk.md").read_text(encoding="utf-8")
+    assert "about a third of the time of the plain product" in text
+    assert "about half of the time\nof adding and subtracting" in text
+    record = pairs.ROOT / "book" / "runs" / "bench-live" / "results.json"
+    times = json.loads(record.read_text())["products_ms"]
+    total = {
+        way: times[f"384 -> 1536, {way}"] + times[f"1536 -> 384, {way}"]
+        for way in ("table of sums", "lists to add and subtract", "fp32 numbers")
+    }
+    assert total["table of sums"] / total["fp32 numbers"] == pytest.approx(
+        1 / 3, rel=0.2
+    )
+    assert total["table of sums"] / total["lists to add and subtract"] == pytest.approx(
+        1 / 2, rel=0.2
+    )
