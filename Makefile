@@ -7,6 +7,7 @@ WORKERS ?= 2
 ARGS ?= --config nano --corpus stories --minutes 4
 GIGABYTES ?= 2
 TESTS ?= tests --ignore=tests/book
+IN_A_BROWSER := tests/book/test_site.py tests/book/test_live.py
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -35,7 +36,8 @@ PAGES_READY := $(SITE)/.ready
 PAGES_BIN := $(SITE)/bin
 endif
 
-PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* _config.yml _toc.yml)
+PAGES := $(wildcard notebooks/*.ipynb book/*.md book/*.bib book/tools/*.py book/_static/*.* book/_static/live/* \
+         tilelli_nb/weights/*/* _config.yml _toc.yml)
 
 NEW_ENOUGH = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
@@ -64,9 +66,9 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	@failed=0; \
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
-	phase 1-package tests --ignore=tests/book/test_site.py -n $(WORKERS) --dist loadscope; \
+	phase 1-package tests $(addprefix --ignore=,$(IN_A_BROWSER)) -n $(WORKERS) --dist loadscope; \
 	phase 2-notebooks --nbval-lax notebooks; \
-	phase 3-site tests/book/test_site.py -n $(WORKERS) --dist loadgroup; \
+	phase 3-site $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \
 	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \
 	exit $$failed
@@ -80,7 +82,7 @@ test-chapter: $(READY) ## one chapter: its cells, its exercises, what a page nee
 	@$(BIN)/python -m pytest tests/book/test_book.py tests/book/test_exercises.py -k $(N)_
 
 test-site: $(READY) ## build the site and look at every page in Chromium
-	@$(BIN)/python -m pytest tests/book/test_site.py -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@echo "Starting JupyterLab: a few seconds. Stop it with Ctrl-C."

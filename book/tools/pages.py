@@ -2,6 +2,9 @@
 no setting gives.
 """
 
+from pathlib import Path
+
+import live_models
 import offline
 
 
@@ -10,6 +13,7 @@ def setup(app):
     # after those who add scripts
     app.connect("html-page-context", load_each_script_once, priority=900)
     app.connect("html-page-context", leave_citations_without_a_role)
+    app.connect("build-finished", add_the_models)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -51,3 +55,9 @@ def leave_citations_without_a_role(
         context["body"] = context["body"].replace(
             'role="list" class="citation-list"', 'class="citation-list"'
         )
+
+
+def add_the_models(app, exception) -> None:
+    """The bundled models for the pages that run them: live_models.py."""
+    if exception is None and app.builder.format == "html":
+        live_models.write_models(Path(app.outdir) / "_static" / live_models.FOLDER)

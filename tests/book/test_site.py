@@ -2,37 +2,17 @@
 light and dark, offline.
 """
 
-import functools
-import http.server
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from filelock import FileLock
-from playwright.sync_api import sync_playwright
 
 import checks
 import offline
 import pairs
 
 PAGES = checks.toc_files()
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 # A4 between its margins, at 96 pixels an inch, and the least that the body keeps there.
 PAPER = {"width": 680, "height": 980}
@@ -44,73 +24,6 @@ CUT_OFF = """() => [...document.querySelectorAll('.bd-article pre')]
         return boxes.some(box => box.scrollWidth > box.clientWidth);
     })
     .map(pre => pre.textContent.split('\\n').sort((a, b) => b.length - a.length)[0])"""
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory, worker_id):
-    """The finished build process and the folder with the site, made anew with every
-    warning an error.
-
-    Workers of one run share it: the first to come builds, the others wait.
-    """
-    shared = (
-        tmp_path_factory.getbasetemp().parent
-        if worker_id != "master"
-        else tmp_path_factory.getbasetemp()
-    )
-    out, result = shared / "site", shared / "site.json"
-    with FileLock(shared / "site.lock"):
-        if not result.exists():
-            offline.fetch()
-            program = Path(sys.executable).with_name("jupyter-book")
-            command = [
-                program,
-                "build",
-                pairs.ROOT,
-                "--path-output",
-                out,
-                "-n",
-                "-W",
-                "--keep-going",
-            ]
-            done = subprocess.run(command, capture_output=True, text=True)
-            result.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
-    return subprocess.CompletedProcess(
-        [], *json.loads(result.read_text())
-    ), out / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def site(build):
-    """The address of the site, served on this machine."""
-    done, html = build
-    assert (html / "index.html").exists(), done.stdout[-2000:] + done.stderr[-4000:]
-    handler = type(
-        "Quiet",
-        (http.server.SimpleHTTPRequestHandler,),
-        {"log_message": lambda *_: None},
-    )
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(handler, directory=str(html))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A running Chromium. Without one the browser tests are skipped, but with CI=true
-    they fail.
-    """
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not program:
-        reason = "the browser tests need Chromium: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(
@@ -217,10 +130,16 @@ def test_widgets_are_shown(page):
         )
     if not views:
         pytest.skip("no widget on this page")
+    page.wait_for_function(f"""() => document.querySelectorAll(
+        '.bd-article .live[data-live], .bd-article .live-still[inert]').length === {views}""")
+    still = page.locator(".bd-article .live-still").count()
+    assert page.locator(".bd-article .live-note", has_text="make lab").count() >= still
+    if not still:
+        return  # what is alive is looked at in test_live.py
     if not offline.present():
         pytest.skip("the widget manager comes from a CDN")
-    page.wait_for_selector(".bd-article .jupyter-widgets", state="visible")
-    assert page.locator(".bd-article .jupyter-widgets").count() >= views
+    page.wait_for_selector(".live-still .jupyter-widgets", state="visible")
+    assert page.locator(".live-still .jupyter-widgets").count() >= still
 
 
 def test_every_picture_is_described(page):

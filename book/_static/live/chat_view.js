@@ -1,0 +1,82 @@
+/* A conversation on the page: questions, answers, and how sure the model was of each. */
+
+import { ask, stop } from "./model.js";
+import { REFUSAL } from "./chat.js";
+import { control, element, status_line } from "./view.js";
+
+/* Builds the conversation in `place`; model() is the one that is chosen now. Returns how to forget
+   all turns. */
+export function start_chat(place, model) {
+  const { gate } = model();
+  const question = control("Your question:", "input", { type: "text", value: "", autocomplete: "off" });
+  const heat = control("Temperature:", "input",
+    { type: "range", min: 0, max: 1.5, step: 0.05, value: 0 }, (text) => Number(text).toFixed(2));
+  const least = control("“I don't know” below:", "input",
+    { type: "range", min: 0, max: 1, step: 0.01, value: gate?.threshold ?? 0 },
+    (text) => (Number(text) === 0 ? "never" : Number(text).toFixed(2)));
+  const go = element("button", { type: "submit", class: "live-button" }, "Ask");
+  const halt = element("button", { type: "button", class: "live-button", disabled: "", onclick: stop }, "Stop");
+  const forget = element("button", { type: "button", class: "live-button" }, "Forget");
+  const log = element("div", { class: "live-paper live-log", role: "log", "aria-label": "The conversation", tabindex: 0 });
+  const status = status_line();
+  let history = [], seed = 0;
+
+  async function run(event) {
+    event.preventDefault();
+    const asked = question.input.value;
+    const answer = element("span"), about = element("small");
+    log.append(element("p", {}, element("b", {}, "USER: "), asked, element("br"),
+      element("b", {}, "TILELLI: "), answer, " ", about));
+    question.input.value = "";
+    go.disabled = true;
+    const threshold = Number(least.input.value);
+    const details = { question: asked, history, temperature: Number(heat.input.value), seed: seed++,
+      gate: threshold > 0 ? { signal: gate?.signal ?? "margin", threshold } : null };
+    const decoder = new TextDecoder();
+    const chosen = model();
+    try {
+      const { reply } = await ask(chosen, details, {
+        progress(share) {
+          status.progress(chosen, share);
+          if (share !== null) return;
+          halt.disabled = false;
+          status.say("Thinking …");
+        },
+        part({ bytes }) {
+          answer.append(decoder.decode(new Uint8Array(bytes), { stream: true }));
+          log.scrollTop = log.scrollHeight;
+        },
+      });
+      status.say(reply ? "" : "Stopped.");
+      if (reply) finish(reply, answer, about);
+      history = [...history, [asked, answer.textContent]];
+    } catch (error) {
+      status.say(error.message, true);
+    }
+    halt.disabled = true;
+    go.disabled = false;
+    log.scrollTop = log.scrollHeight;
+  }
+
+  function finish(reply, answer, about) {
+    answer.textContent = new TextDecoder().decode(new Uint8Array(reply.said));
+    const said = [`sure ${reply.sure.toFixed(2)}`, ...reply.notes];
+    if (reply.held_back) {
+      answer.textContent = REFUSAL;
+      said.push(`held back: ${new TextDecoder().decode(new Uint8Array(reply.held_back))}`);
+    }
+    const bar = element("meter", { min: 0, max: 1, value: reply.sure, "aria-label": "how sure the model was" });
+    about.append(bar, " ", said.join("; "));
+  }
+
+  function reset() {
+    history = [];
+    log.replaceChildren();
+  }
+
+  forget.addEventListener("click", reset);
+  const form = element("form", { class: "live-form", onsubmit: run }, question.row, heat.row, least.row,
+    element("div", { class: "live-buttons" }, go, halt, forget), status.line);
+  place.append(log, form);
+  return reset;
+}
