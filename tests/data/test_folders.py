@@ -164,3 +164,34 @@ def test_a_name_that_no_path_can_have(folder, name):
     with pytest.raises(DataError, match="no corpus and no path") as error:
         prepare_corpus(name)
     assert len(error.value.problem) < 150
+
+
+@pytest.mark.parametrize("name", ["stories", "docs"])
+def test_the_word_is_the_name_and_a_path_is_a_path(folder, monkeypatch, name):
+    made = {"stories": "a story that was made. ", "docs": "what a module says. "}
+    monkeypatch.setattr(documents, "stories", lambda seed: iter([made["stories"]] * 9))
+    monkeypatch.setattr(documents, "docs", lambda: iter([made["docs"]] * 9))
+    write(folder.parent / name, a="alpha", b="beta")
+    for path in (f"./{name}", Path(name)):
+        assert sorted(documents.documents(path)) == ["alpha", "beta"]
+        shards = quiet(path)
+        both = shards.train.read() + shards.val.read()
+        assert sorted(both.split(b"\0")) == [b"", b"alpha", b"beta"]
+    for read in (documents.documents, prepare_corpus):
+        if name == "fineweb-edu":
+            with pytest.raises(DataError, match="needs a size"):
+                read(name)
+    if name in made:
+        assert set(documents.documents(name)) == {made[name]}
+        shards = quiet(name)
+        both = shards.train.read() + shards.val.read()
+        assert set(both.decode().split("\0")) == {made[name], ""}
+
+
+@pytest.mark.parametrize("name", ["stories", "docs"])
+def test_a_path_that_is_not_there_is_not_taken_for_a_name(folder, name):
+    for read in (documents.documents, prepare_corpus):
+        for path in (Path(name), f"./{name}"):
+            with pytest.raises(DataError, match="there is no|no corpus and no path"):
+                read(path)
+    assert not (folder.parent / "data").exists()
