@@ -166,7 +166,7 @@ def test_a_name_that_no_path_can_have(folder, name):
     assert len(error.value.problem) < 150
 
 
-@pytest.mark.parametrize("name", ["stories", "docs"])
+@pytest.mark.parametrize("name", ["stories", "docs", "fineweb-edu"])
 def test_the_word_is_the_name_and_a_path_is_a_path(folder, monkeypatch, name):
     made = {"stories": "a story that was made. ", "docs": "what a module says. "}
     monkeypatch.setattr(documents, "stories", lambda seed: iter([made["stories"]] * 9))
@@ -188,7 +188,7 @@ def test_the_word_is_the_name_and_a_path_is_a_path(folder, monkeypatch, name):
         assert set(both.decode().split("\0")) == {made[name], ""}
 
 
-@pytest.mark.parametrize("name", ["stories", "docs"])
+@pytest.mark.parametrize("name", ["stories", "docs", "fineweb-edu"])
 def test_a_path_that_is_not_there_is_not_taken_for_a_name(folder, name):
     for read in (documents.documents, prepare_corpus):
         for path in (Path(name), f"./{name}"):

@@ -57,11 +57,12 @@ def check_path(source: str | Path) -> None:
     """Raises DataError, with the names of the corpora, where `source` is the path of
     nothing; and for fineweb-edu, of which somebody must say how much.
     """
-    if str(source) == "fineweb-edu":
+    if source == "fineweb-edu":  # the word, that is: a Path is equal to none
         raise DataError(
             "fineweb-edu is streamed from the Hugging Face hub, so it needs a size",
             "give --gigabytes 2, or write it first: "
-            "tilelli data fineweb-edu --gigabytes 2",
+            "tilelli data fineweb-edu --gigabytes 2; "
+            "a folder of that name is ./fineweb-edu",
         )
     # a Path has said that it is one, so the names of corpora would not help
     if isinstance(source, Path) and not exists(at_home(source)):
