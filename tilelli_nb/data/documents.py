@@ -367,6 +367,7 @@ def read_parquet(file: Path) -> Iterator[str]:
     without it, MissingDependency without pyarrow.
     """
     try:
+        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingDependency(
@@ -385,8 +386,10 @@ def read_parquet(file: Path) -> Iterator[str]:
                 f"{file.name} has no column `text`, only {', '.join(schema.names)}",
                 "rename the column that holds the text to `text`",
             )
-        kind = str(schema.field("text").type)
-        if "string" not in kind:
+        kind = schema.field("text").type
+        # a column of few texts may have each once, in a dictionary
+        texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if str(texts) not in ("string", "large_string", "string_view"):
             raise DataError(
                 f"the column `text` of {file.name} holds {kind}, not text",
                 "rename the column that holds the text to `text`",
