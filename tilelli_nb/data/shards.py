@@ -96,13 +96,7 @@ class ShardWriter:
         self.manifest: dict[str, Any] = about | begun
         if (folder / MANIFEST).is_file():
             found = read_manifest(folder)
-            for key, value in about.items():
-                if found.get(key) != value:
-                    raise DataError(
-                        f"{folder.name} holds shards of {found.get('source')!r} "
-                        f"({found.get('revision')}), not of {source!r} ({revision})",
-                        "choose another folder, or delete this one",
-                    )
+            refuse_others(folder, found, about)
             self.manifest = found  # go on with what a writer before has left
         # where the documents come from, if it can say where it is
         self.cursor: Any = None
@@ -197,6 +191,27 @@ class ShardWriter:
 
 
 # The manifest
+
+
+def refuse_others(folder: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises DataError where the manifest that was `found` in a folder is of another
+    corpus than `about`, or of one that was written in another way.
+    """
+    fix = "choose another folder, or delete this one"
+    source, revision = about["source"], about["revision"]
+    if (found.get("source"), found.get("revision")) != (source, revision):
+        raise DataError(
+            f"{folder.name} holds shards of {found.get('source')!r} "
+            f"({found.get('revision')}), not of {source!r} ({revision})",
+            fix,
+        )
+    for key in ("format", "shard_bytes"):
+        if found.get(key) != about[key]:
+            raise DataError(
+                f"{folder.name} was written with {key} {found.get(key)}, "
+                f"not {about[key]}",
+                fix,
+            )
 
 
 def holds_shards(folder: Path) -> bool:
