@@ -159,6 +159,21 @@ def test_another_programs_manifest_is_a_file_like_others(folder):
         prepare_shards(["a", "b"], "mine", "x")
 
 
+@pytest.mark.parametrize("manifest", [None, '{"name": "my-app"}', "[]"])
+def test_what_a_folder_is_called_does_not_make_it_shards(folder, manifest):
+    """Nor a file of another program in it; a damaged one of ours does."""
+    here = folder / "this is not JSON"
+    write(here, a="alpha", b="beta")
+    if manifest:
+        (here / "manifest.json").write_text(manifest)
+    shards = quiet(here)
+    assert len(shards.train.read() + shards.val.read()) == 6 + 5
+    manifest = shards.folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-30])
+    with pytest.raises(DataError, match="the manifest of .* is not JSON"):
+        prepare_corpus(shards.folder)
+
+
 @pytest.mark.parametrize("name", ["x" * 400, "a\0b", "~nobody-of-this-name/x"])
 def test_a_name_that_no_path_can_have(folder, name):
     with pytest.raises(DataError, match="no corpus and no path") as error:

@@ -219,25 +219,24 @@ def holds_shards(folder: Path) -> bool:
     name, too.
     """
     try:
-        read_manifest(folder)
-    except DataError as error:
-        # one that was ours, and is damaged, must not be passed over
-        return "is not JSON" in error.problem
-    return True
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError:  # there is none
+        return False
+    except ValueError:  # one that was ours, and is damaged, must not be passed over
+        return True
+    return is_ours(manifest)
+
+
+def is_ours(manifest: Any) -> bool:
+    """Whether what a JSON file holds is a manifest of shards."""
+    keys = {"format", "source", "documents_read", "shards"}
+    return isinstance(manifest, dict) and manifest.keys() >= keys
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of shards. Raises DataError when there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if not manifest.keys() >= {"format", "source", "documents_read", "shards"}:
-            raise KeyError
-        return manifest
-    except (AttributeError, KeyError):  # AttributeError: it is no dictionary
-        raise DataError(
-            f"the {MANIFEST} in {folder.name} is another program's",
-            "choose another folder, or move that file away",
-        ) from None
     except OSError:
         raise DataError(
             f"{folder.name} holds no shards",
@@ -248,6 +247,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"the manifest of {folder.name} is not JSON",
             "delete the folder and make it again",
         ) from None
+    if not is_ours(manifest):
+        raise DataError(
+            f"the {MANIFEST} in {folder.name} is another program's",
+            "choose another folder, or move that file away",
+        )
+    return manifest
 
 
 def shards_of(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
