@@ -72,6 +72,12 @@ def resolve(name: str | Path) -> Path:
     Raises CheckpointError with what there is instead.
     """
     text = str(name)
+    # as a path it would be the working directory, which nobody means
+    if not text:
+        raise CheckpointError(
+            "the name of the model is empty",
+            "give a name such as tilelli/nano, or the folder of a run (. for this one)",
+        )
     files = sorted(WEIGHTS.glob(f"*/{MODEL_FILE}"))
     bundled = [f"tilelli/{file.parent.name}" for file in files]
     if text in bundled:

@@ -271,6 +271,14 @@ def test_a_folder_without_a_model_says_so(tmp_path):
         TilelliLM.from_pretrained(tmp_path)
 
 
+def test_no_name_is_not_the_folder_one_stands_in(tmp_path, monkeypatch):
+    TilelliLM(load_config("nano")).save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert TilelliLM.from_pretrained(".").config.name == "nano"
+    with pytest.raises(CheckpointError, match="the name of the model is empty"):
+        TilelliLM.from_pretrained("")
+
+
 def test_the_weights_among_the_tensors_of_a_checkpoint():
     a, b = TENSORS["a"], TENSORS["b"]
     found = weights_in({"model.x.weight": a, "optimizer.0.model.": b, "generator": b})
