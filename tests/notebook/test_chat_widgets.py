@@ -49,7 +49,7 @@ def test_a_conversation_is_shown_and_nothing_in_it_runs():
     html = conversation_html([("<i>Where?</i>", sure), ("And?", held)])
     assert "&lt;i&gt;Where?&lt;/i&gt;" in html and "<i>" not in html
     assert "sure 0.80" in html and "width:4.80em" in html
-    assert "sure 0.10; a note; held back: &lt;script&gt;" in html
+    assert "sure 0.10; a note; its answer began: &lt;script&gt;" in html
     assert "nothing said yet" in conversation_html([])
 
 

@@ -64,7 +64,7 @@ def conversation_html(turns: Sequence[tuple[str, Reply]]) -> str:
         )
         about = [f"sure {sure:.2f}", *reply.notes]
         if reply.held_back is not None:
-            about.append(f"held back: {reply.held_back}")
+            about.append(f"its answer began: {reply.held_back}")
         lines += (
             f"<p><b>USER:</b> {escape(question)}<br>"
             f"<b>TILELLI:</b> {escape(reply.text)} {bar} "
