@@ -13,7 +13,7 @@ from .config import Config, ModelConfig
 from .errors import CheckpointError
 from .files import at_home
 from .storage import hub
-from .storage.checkpoint import MODEL_FILE, latest_valid, read_model
+from .storage.checkpoint import MODEL_FILE, latest_valid, read_model, weights_in
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -34,12 +34,7 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "name the folder of a run",
         )
     tensors, metadata = found
-    weights = {}
-    for name, tensor in tensors.items():
-        # the optimizer's state lies beside them in a checkpoint
-        if name.startswith("model."):
-            weights[name.removeprefix("model.")] = tensor
-    return weights, metadata
+    return weights_in(tensors), metadata
 
 
 def first_weights(
@@ -77,6 +72,12 @@ def resolve(name: str | Path) -> Path:
     Raises CheckpointError with what there is instead.
     """
     text = str(name)
+    # as a path it would be the working directory, which nobody means
+    if not text:
+        raise CheckpointError(
+            "the name of the model is empty",
+            "give a name such as tilelli/nano, or the folder of a run (. for this one)",
+        )
     files = sorted(WEIGHTS.glob(f"*/{MODEL_FILE}"))
     bundled = [f"tilelli/{file.parent.name}" for file in files]
     if text in bundled:

@@ -2,6 +2,7 @@
 its own.
 """
 
+import hashlib
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from test_train import shards, small  # noqa: F401  (a fixture)
 from tiny_models import tiny
 
-from tilelli_nb import TilelliLM
+from tilelli_nb import TilelliLM, prepare_shards
 from tilelli_nb.chat.rows import ChatRows
 from tilelli_nb.chat.template import encode_row
 from tilelli_nb.config import TrainConfig
@@ -148,3 +149,30 @@ def test_a_model_of_too_short_a_context_is_told_so(rows):
 def test_no_conversations_are_an_error(shards):  # noqa: F811
     with pytest.raises(DataError, match="no conversations"):
         ChatRows([], shards, "nothing")
+
+
+def test_a_run_goes_on_with_the_text_that_it_began_with(tmp_path):
+    """Both sides of the text have grown since: what is measured stays the same."""
+    texts = [f"document {number}, of a few words" for number in range(300)]
+    grown = prepare_shards(texts, tmp_path, "words", shard_bytes=2000)
+    listed = grown.manifest["shards"]
+    first = {}
+    for shard in listed:
+        first.setdefault(shard["split"], shard)
+    digests = "".join(shard["sha256"] for shard in listed if shard in first.values())
+    rows = ChatRows(CONVERSATIONS, grown, "a few words")
+    began_with = {
+        "sha256": hashlib.sha256(digests.encode()).hexdigest(),
+        "train_shards": 1,
+        "val_shards": 1,
+        "conversations_sha256": rows.fingerprint,
+    }
+    before = (rows.train.read(), rows.val.read())
+    again = rows.as_described(began_with)
+    for side in ("train", "val"):
+        expected = (tmp_path / first[side]["file"]).read_bytes()
+        assert getattr(again, side).read() == expected != getattr(grown, side).read()
+    # those that were given are as they were
+    assert (rows.train.read(), rows.val.read()) == before
+    assert rows.describe()["sha256"] == grown.describe()["sha256"]
+    assert again.describe()["sha256"] == began_with["sha256"]

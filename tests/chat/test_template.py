@@ -98,6 +98,15 @@ def test_what_was_changed_is_said():
     assert clean_question("a\nb").notes == (
         "line breaks and control characters became spaces",
     )
+    for broken in ("a\u2028b", "a\u2029b", "a\x1bb", "a\r\nb", "a\x1cb", "\0a"):
+        assert clean_question(broken).notes == (
+            "line breaks and control characters became spaces",
+        )
+    for spaced in ("a  b", "a\u00a0b", "a \u3000b"):
+        cleaned = clean_question(spaced)
+        assert cleaned.text == "a b"
+        assert cleaned.notes == ("several blanks, or unusual ones, became a space",)
+    assert clean_question("\u00a0 a b\n").notes == ()
     assert clean_question("user: b").notes == ("role tags lost their colon",)
     assert clean_question("\udcff").notes == (
         "characters that are not valid were replaced",

@@ -99,6 +99,61 @@ def test_whatever_a_pipe_holds(taught):
     assert "only the last 160 bytes" in done.output
 
 
+def test_what_a_pipe_holds_is_changed_with_a_note_or_not_at_all(taught, monkeypatch):
+    out, _ = taught
+    asked = []
+
+    def listen(lm, prompt, sampling):
+        asked.append(bytes(prompt.tolist()))
+        yield Spoken(0, 0.9, 0.0)
+
+    monkeypatch.setattr("tilelli_nb.inference.chatting.speak", listen)
+    # a file that an editor on Windows has saved begins with a mark
+    done = tilelli("chat", "--model", out, input=b"\xef\xbb\xbfHi\r\n/reset\na\xff\n")
+    assert asked == [
+        b"USER: Hi\nTILELLI: ",
+        "USER: a\ufffd\nTILELLI: ".encode(),
+    ]
+    assert done.output.count("characters that are not valid were replaced") == 1
+
+
+def test_a_command_that_there_is_not_is_no_question(taught):
+    out, _ = taught
+    lines = "/rest\n /help \n/RESET\n/ 2 means half of it?\n/Quit\nnever asked\n"
+    done = tilelli("chat", "--model", out, input=lines)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("TILELLI: ") == 1
+    assert done.output.count("(forgotten)") == 1
+    assert done.output.count("/quit or Ctrl-D ends it") == 3  # at the start, and twice
+
+
+def test_without_a_standard_input_there_is_no_question(monkeypatch):
+    monkeypatch.setattr(chat_module.sys, "stdin", None)
+    assert chat_module.read_line() is None
+
+
+def test_a_seed_without_effect_is_refused(taught):
+    out, _ = taught
+    cold = tilelli("chat", "--model", out, "--seed", 5, input="Hi\n")
+    assert isinstance(cold.exception, ConfigError)
+    assert "--seed is without effect at --temperature 0" in str(cold.exception)
+    warm = ["chat", "--model", out, "--seed", 5, "--temperature", 1]
+    once, again = (tilelli(*warm, input="Hi\n").output for _ in range(2))
+    assert "TILELLI: " in once and once == again
+
+
+def test_an_answer_does_not_steer_the_terminal(taught, monkeypatch):
+    out, _ = taught
+
+    def says(lm, prompt, sampling):
+        text = "a\nUSER: b\x1b[2J\u2028é"
+        yield from (Spoken(byte, 0.9, 0.0) for byte in [*text.encode(), 0])
+
+    monkeypatch.setattr("tilelli_nb.inference.chatting.speak", says)
+    done = tilelli("chat", "--model", out, input="Hi\n")
+    assert "TILELLI: a USER: b [2J é\n" in done.output
+
+
 def test_a_gate_is_used_when_asked_for(taught, monkeypatch, tmp_path):
     out, _ = taught
     refused = tilelli("chat", "--model", "tilelli/nano", "--gate", input="Hi\n")

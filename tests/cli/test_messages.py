@@ -91,6 +91,14 @@ def test_a_column_that_holds_no_text(here):
     parquet.write_table(pyarrow.table({"text": [1, 2, 3]}), "numbers.parquet")
     with pytest.raises(DataError, match="`text` of numbers.parquet holds int64"):
         list(documents.read_documents("numbers.parquet"))
+    for rows in ([["a", "b"]], [{"string": "a"}]):
+        parquet.write_table(pyarrow.table({"text": rows}), "lists.parquet")
+        with pytest.raises(DataError, match="lists.parquet holds (list|struct)<"):
+            list(documents.read_documents("lists.parquet"))
+    for kind in (pyarrow.large_string(), pyarrow.string_view()):
+        column = pyarrow.array(["a", None, "b"]).cast(kind)
+        parquet.write_table(pyarrow.table({"text": column}), "long.parquet")
+        assert list(documents.read_documents("long.parquet")) == ["a", "b"]
     broken = pyarrow.array([b"caf\xe9"]).cast(pyarrow.binary()).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"text": broken}), "latin.parquet")
     with pytest.raises(DataError, match="latin.parquet is damaged"):

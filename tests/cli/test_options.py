@@ -7,8 +7,11 @@ from typer.testing import CliRunner
 
 from tilelli_nb import TilelliError
 from tilelli_nb.cli.app import app
+from tilelli_nb.cli.launch import TrainOptions, precision_of
+from tilelli_nb.config import load_config
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.errors import ConfigError, DataError
+from tilelli_nb.storage import records
 
 GIB = ["data", "fineweb-edu", "--files", "there"]
 RUN = ["train", "--corpus", "mine.txt", "--steps", "1", "--out", "run"]
@@ -114,3 +117,19 @@ def test_what_cannot_matter_at_temperature_0_is_refused(option):
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, ConfigError)
     assert option.split("=")[0] in str(done.exception)
+
+
+def test_a_resumed_run_is_tried_in_the_precision_that_it_has(tmp_path):
+    """Not in that of a command which leaves it to the machine."""
+    settings = load_config("nano").with_train(precision="auto")
+    out = tmp_path / "run"
+    resumed = TrainOptions(resume=True)
+    assert precision_of(resumed, out, settings) == "auto"  # nothing is there yet
+    out.mkdir()
+    record = records.new_record(
+        "run", "train", config=settings.to_dict(), precision="fp32", device="cuda"
+    )
+    (out / "run.json").write_bytes(records.dumps(record))
+    assert precision_of(resumed, out, settings) == "fp32"
+    assert precision_of(TrainOptions(decay_from=out), out, settings) == "fp32"
+    assert precision_of(TrainOptions(), out, settings) == "auto"

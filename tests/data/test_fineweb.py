@@ -221,6 +221,14 @@ def test_shards_begun_from_files_are_not_gone_on_with_from_the_hub(pages, tmp_pa
         prepare_fineweb(tmp_path, limit_bytes=10**9)
 
 
+def test_another_corpus_that_is_not_finished_is_called_by_its_name(tmp_path):
+    revision = "seed 0, 10 MB, 0123abcd"
+    writer = shards.ShardWriter(tmp_path, "stories", revision, shards.SHARD_BYTES)
+    writer.commit(0)
+    with pytest.raises(DataError, match="holds shards of 'stories', not of 'fineweb"):
+        prepare_fineweb(tmp_path, limit_bytes=10**9)
+
+
 def test_what_is_written_already_needs_no_room_again(pages, tmp_path, monkeypatch):
     Hub(monkeypatch, pages[0])
     prepare_fineweb(tmp_path, limit_bytes=10**9, progress=False)

@@ -159,8 +159,54 @@ def test_another_programs_manifest_is_a_file_like_others(folder):
         prepare_shards(["a", "b"], "mine", "x")
 
 
+@pytest.mark.parametrize("manifest", [None, '{"name": "my-app"}', "[]"])
+def test_what_a_folder_is_called_does_not_make_it_shards(folder, manifest):
+    """Nor a file of another program in it; a damaged one of ours does."""
+    here = folder / "this is not JSON"
+    write(here, a="alpha", b="beta")
+    if manifest:
+        (here / "manifest.json").write_text(manifest)
+    shards = quiet(here)
+    assert len(shards.train.read() + shards.val.read()) == 6 + 5
+    manifest = shards.folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-30])
+    with pytest.raises(DataError, match="the manifest of .* is not JSON"):
+        prepare_corpus(shards.folder)
+
+
 @pytest.mark.parametrize("name", ["x" * 400, "a\0b", "~nobody-of-this-name/x"])
 def test_a_name_that_no_path_can_have(folder, name):
     with pytest.raises(DataError, match="no corpus and no path") as error:
         prepare_corpus(name)
     assert len(error.value.problem) < 150
+
+
+@pytest.mark.parametrize("name", ["stories", "docs", "fineweb-edu"])
+def test_the_word_is_the_name_and_a_path_is_a_path(folder, monkeypatch, name):
+    made = {"stories": "a story that was made. ", "docs": "what a module says. "}
+    monkeypatch.setattr(documents, "stories", lambda seed: iter([made["stories"]] * 9))
+    monkeypatch.setattr(documents, "docs", lambda: iter([made["docs"]] * 9))
+    write(folder.parent / name, a="alpha", b="beta")
+    for path in (f"./{name}", Path(name)):
+        assert sorted(documents.documents(path)) == ["alpha", "beta"]
+        shards = quiet(path)
+        both = shards.train.read() + shards.val.read()
+        assert sorted(both.split(b"\0")) == [b"", b"alpha", b"beta"]
+    for read in (documents.documents, prepare_corpus):
+        if name == "fineweb-edu":
+            with pytest.raises(DataError, match="needs a size"):
+                read(name)
+    if name in made:
+        assert set(documents.documents(name)) == {made[name]}
+        shards = quiet(name)
+        both = shards.train.read() + shards.val.read()
+        assert set(both.decode().split("\0")) == {made[name], ""}
+
+
+@pytest.mark.parametrize("name", ["stories", "docs", "fineweb-edu"])
+def test_a_path_that_is_not_there_is_not_taken_for_a_name(folder, name):
+    for read in (documents.documents, prepare_corpus):
+        for path in (Path(name), f"./{name}"):
+            with pytest.raises(DataError, match="there is no|no corpus and no path"):
+                read(path)
+    assert not (folder.parent / "data").exists()

@@ -110,6 +110,18 @@ def test_other_documents_do_not_go_into_the_same_folder(tmp_path):
     prepare_shards(numbered(), tmp_path / "s", "first")
     with pytest.raises(DataError, match="holds shards of 'first'"):
         prepare_shards(numbered(), tmp_path / "s", "second")
+    with pytest.raises(DataError, match=r"'first' \(None\), not of 'first' \(r1\)"):
+        prepare_shards(numbered(), tmp_path / "s", "first", revision="r1")
+
+
+def test_shards_of_another_size_or_format_are_refused_by_that(tmp_path):
+    prepare_shards(numbered(), tmp_path / "s", "first", shard_bytes=1000)
+    with pytest.raises(DataError, match="s was written with shard_bytes 1000, not 999"):
+        prepare_shards(numbered(), tmp_path / "s", "first", shard_bytes=999)
+    path = tmp_path / "s" / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
+    with pytest.raises(DataError, match="s was written with format 7, not 1"):
+        prepare_shards(numbered(), tmp_path / "s", "first", shard_bytes=1000)
 
 
 def test_an_altered_truncated_or_missing_shard_is_refused(tmp_path):

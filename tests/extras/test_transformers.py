@@ -122,6 +122,28 @@ def test_the_loss_of_a_padded_batch_counts_its_text_alone(auto):
     assert loss == pytest.approx(nats / 500, abs=1e-5)
 
 
+def test_labels_belong_to_the_logits_that_are_kept(auto):
+    model, _, lm = auto
+    x = torch.tensor([list(b"Once upon"), list(b"The foxes")])
+    logp = lm(x).log_softmax(-1).double()
+    # of the last four places three have a next byte
+    wanted = logp[:, -4:-1].gather(2, x[:, -3:, None]).mean()
+    kept = model(x, labels=x[:, -4:], logits_to_keep=4)
+    assert kept.logits.shape == (2, 4, 256)
+    assert float(kept.loss.detach()) == pytest.approx(-float(wanted.detach()), abs=1e-6)
+    for labels, keep in ((x, 4), (x[:, -4:], 0), (x[:, -4:], 3), (x[:1], 0)):
+        with pytest.raises(TokenError, match="labels of shape"):
+            model(x, labels=labels, logits_to_keep=keep)
+
+
+def test_places_may_be_named_whose_logits_are_kept(auto):
+    model, _, lm = auto
+    x = torch.tensor([list(b"Once upon")])
+    places = torch.tensor([0, 3, 8])
+    kept = model(x, logits_to_keep=places).logits
+    assert (kept - lm(x)[:, places]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("context", [1, 7, 8])
 def test_a_longer_text_has_the_window_of_our_own_steps(tmp_path, context):
     pytest.importorskip("transformers", reason="an optional library")

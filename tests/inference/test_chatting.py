@@ -122,6 +122,12 @@ def test_a_closed_gate_shows_nothing_of_the_answer(lm, says):
     assert conversation.history == [("?", REFUSAL)]
 
 
+def test_what_is_held_back_ends_with_a_whole_character(lm, says):
+    # É has two bytes, t one, and the fourth is the first half of é
+    says("Été.", [0.1] * 7)
+    assert Conversation(lm, Gate("margin", 0.5)).ask("?").held_back == "Ét"
+
+
 @pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("lead, text", [(0.9, "7"), (0.1, REFUSAL)])
 def test_an_answer_shorter_than_the_gate_needs(lm, says, lead, text, ends):

@@ -43,13 +43,43 @@ def test_the_answers_and_their_ends_are_coloured_and_nothing_else(turns):
         assert f"USER: {shown}\nTILELLI: " in off
 
 
+@pytest.mark.parametrize(
+    ("read", "learned", "shown"),
+    [
+        (b"a\xffb", b"c", ("c", "a\ufffdb")),
+        (b"\xe2\x88x", b"y\xffz", ("y\ufffdz", "\ufffd\ufffdx")),
+        (b"\xc3", b"\xa9\0", ("∎", "é")),  # one character of two bytes
+    ],
+)
+def test_a_byte_that_is_no_text_has_a_mark_of_its_own(read, learned, shown):
+    """Each is shown as U+FFFD, which would be three bytes; a character belongs to the
+    side of its first one.
+    """
+    whole = read + learned
+    ids = torch.tensor(list(whole[:-1]))
+    targets = torch.tensor([-100] * (len(read) - 1) + list(learned))
+    assert coloured(learned_bytes(ids, targets)) == shown
+
+
+def test_padding_is_read_and_not_learned():
+    """A row of a batch: the byte behind its last place is known to nobody."""
+    ids, targets = encode_row([("Hi", "Yes.")])
+    padded = torch.cat([ids, torch.zeros(2, dtype=torch.long)])
+    wanted = torch.cat([targets, torch.tensor([-100, -100])])
+    # the byte 0 that is learned ends the answer; one more is padding
+    assert coloured(learned_bytes(padded, wanted)) == (
+        "Yes.∎",
+        "USER: Hi\nTILELLI: ∎",
+    )
+
+
 def test_a_conversation_is_shown_and_nothing_in_it_runs():
     sure = Reply("Paris.", [Spoken(80, 0.9, 0.1)] * 4)
     held = Reply("I don't know.", [Spoken(80, 0.5, 0.4)], ("a note",), "<script>")
     html = conversation_html([("<i>Where?</i>", sure), ("And?", held)])
     assert "&lt;i&gt;Where?&lt;/i&gt;" in html and "<i>" not in html
     assert "sure 0.80" in html and "width:4.80em" in html
-    assert "sure 0.10; a note; held back: &lt;script&gt;" in html
+    assert "sure 0.10; a note; its answer began: &lt;script&gt;" in html
     assert "nothing said yet" in conversation_html([])
 
 

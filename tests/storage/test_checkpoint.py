@@ -16,7 +16,12 @@ import torch
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError
 from tilelli_nb.pretrained import WEIGHTS
-from tilelli_nb.storage.checkpoint import latest_valid, read_tensors, write_tensors
+from tilelli_nb.storage.checkpoint import (
+    latest_valid,
+    read_tensors,
+    weights_in,
+    write_tensors,
+)
 
 TENSORS = {
     "a": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -264,6 +269,20 @@ def test_the_latest_valid_checkpoint_is_used(tmp_path):
 def test_a_folder_without_a_model_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         TilelliLM.from_pretrained(tmp_path)
+
+
+def test_no_name_is_not_the_folder_one_stands_in(tmp_path, monkeypatch):
+    TilelliLM(load_config("nano")).save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert TilelliLM.from_pretrained(".").config.name == "nano"
+    with pytest.raises(CheckpointError, match="the name of the model is empty"):
+        TilelliLM.from_pretrained("")
+
+
+def test_the_weights_among_the_tensors_of_a_checkpoint():
+    a, b = TENSORS["a"], TENSORS["b"]
+    found = weights_in({"model.x.weight": a, "optimizer.0.model.": b, "generator": b})
+    assert list(found) == ["x.weight"] and found["x.weight"] is a
 
 
 # What would make a first load slow, where nothing has been imported or done before.

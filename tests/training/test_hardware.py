@@ -29,9 +29,15 @@ from tilelli_nb.training.gpu_memory import (
     activation_bytes,
     fit_micro_batch,
     gpu_explanation,
+    try_micro_batch,
 )
 from tilelli_nb.training.loop import train
-from tilelli_nb.training.optimizer import make_optimizer, update
+from tilelli_nb.training.optimizer import (
+    make_optimizer,
+    moment_bytes,
+    moments_of,
+    update,
+)
 
 
 class OutOfResources(Exception):
@@ -209,6 +215,40 @@ def test_a_micro_batch_on_the_cpu_is_the_configuration_s():
         fit_micro_batch(small(micro_batch=3), 4) == 3
         and fit_micro_batch(small(micro_batch=16), 4) == 4
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_the_trial_of_a_micro_batch_is_like_a_step_of_the_run(precision, dtype):
+    lm, seen = small(), []
+
+    def look(module, inputs, output):
+        seen.append((output.dtype, len(output), lm.output.weight.grad is not None))
+
+    lm.output.register_forward_hook(look)
+    try_micro_batch(lm, 3, precision)
+    # all micro-batches of a step but the first meet a gradient
+    assert seen == [(dtype, 3, False), (dtype, 3, True)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ("adamw", 8 * 824_576),
+        # one average for the matrices of attention and FFN, two for the rest
+        ("muon", 4 * (196_608 + 524_288) + 8 * (824_576 - 196_608 - 524_288)),
+    ],
+)
+def test_moments_are_counted_before_they_are_there(optimizer, expected):
+    lm = TilelliLM(load_config("nano").with_train(optimizer=optimizer))
+    made = make_optimizer(lm, lm.config.train)
+    assert moment_bytes(made) == expected and not moments_of(made)
+    x = torch.zeros(1, 8, dtype=torch.long)
+    update(lm, made, (x, x), lm.config.train, lr=0.1)
+    sizes = {name: tensor.nbytes for name, tensor in moments_of(made).items()}
+    counts = [size for name, size in sizes.items() if not name.endswith(".step")]
+    assert sum(counts) == expected
 
 
 def test_activation_bytes_of_one_linear_map():

@@ -71,7 +71,7 @@ import os
 from tilelli_nb.cli import launch
 from tilelli_nb.training.distributed import Processes
 rank = int(os.environ["RANK"])
-launch.fit_micro_batch = lambda lm, rows: (4, 2)[rank]  # cards of two sizes
+launch.fit_micro_batch = lambda lm, rows, precision: (4, 2)[rank]  # cards of two sizes
 seen = []
 def train(lm, *_, **__):
     seen.append(lm.config.train.micro_batch)

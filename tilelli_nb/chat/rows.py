@@ -2,16 +2,18 @@
 that it is not forgotten. They stand where Shards stand in the training loop.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.shards import Shards
+from ..data.shards import Shards, Split
 from ..errors import DataError
 from ..model.network import IGNORE
 from .template import encode_row
@@ -48,8 +50,23 @@ class ChatRows:
             raise DataError("there are no conversations", "give at least one")
         self.rows = [encode_row(turns) for turns in conversations]
         self.text, self.source = text, source
-        # what the loop asks of shards: the text is what it evaluates on
-        self.train, self.val, self.folder = text.train, text.val, text.folder
+
+    # What the loop asks of shards: the text is what it evaluates on.
+
+    @property
+    def train(self) -> Split:
+        """The side of the text that is learned from."""
+        return self.text.train
+
+    @property
+    def val(self) -> Split:
+        """The side of the text that is measured on."""
+        return self.text.val
+
+    @property
+    def folder(self) -> Path:
+        """Where the text lies."""
+        return self.text.folder
 
     def batch(
         self, rows: int, context: int, generator: torch.Generator
@@ -113,13 +130,15 @@ class ChatRows:
 
         Raises DataError when either is not the same any more.
         """
-        self.text = self.text.as_described(data)
+        text = self.text.as_described(data)
         if self.fingerprint != data["conversations_sha256"]:
             raise DataError(
                 "these are not the conversations that the run was started on",
                 "resume with the same ones: the same --pairs and --pairs-seed",
             )
-        return self
+        described = copy.copy(self)  # the rows are shared: nobody changes them
+        described.text = text
+        return described
 
     def grown(self, train: int | None = None) -> None:
         """Nothing is added while a model learns to chat."""

@@ -37,20 +37,29 @@ class Cleaned(NamedTuple):
     notes: tuple[str, ...]
 
 
+def is_break(character: str) -> bool:
+    """Whether a character could end a line, or is none that one sees."""
+    # Cc: line breaks, tabs, byte 0 and their like; Zl and Zp: U+2028 and U+2029
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
+
+
 def defuse(text: str) -> tuple[str, tuple[str, ...]]:
     """Takes from `text` all that could be mistaken for structure: control characters
-    and line breaks become spaces, half a surrogate pair becomes U+FFFD, and the colon
-    of a role tag becomes a comma. Returns the text, and a note for each of the three.
+    and line breaks become spaces, as all other blanks do, one for several; half a
+    surrogate pair becomes U+FFFD, and the colon of a role tag becomes a comma. Returns
+    the text, and a note for each of these.
     """
     notes = []
     whole = re.sub(r"[\ud800-\udfff]", "\ufffd", text)
     if whole != text:
         notes.append("characters that are not valid were replaced")
-    # Cc: line breaks, tabs, byte 0 and their like
-    plain = "".join(" " if unicodedata.category(c) == "Cc" else c for c in whole)
-    plain = " ".join(plain.split())
-    if plain != " ".join(whole.split(" ")).strip():
+    trimmed = whole.strip()  # blanks at the ends are not worth a note
+    in_line = "".join(" " if is_break(c) else c for c in trimmed)
+    plain = " ".join(in_line.split())
+    if in_line != trimmed:
         notes.append("line breaks and control characters became spaces")
+    elif plain != trimmed:
+        notes.append("several blanks, or unusual ones, became a space")
     safe = ROLE_TAG.sub(r"\1\2,", plain)
     if safe != plain:
         notes.append("role tags lost their colon")

@@ -1,13 +1,15 @@
 """`tilelli chat`: questions at the keyboard, answers as they come."""
 
+import re
 import sys
 from typing import Annotated
 
 import typer
 
-from .options import ModelOption
+from .options import ModelOption, refuse
 
 HELP = "Ask something. /reset forgets the conversation, /quit or Ctrl-D ends it."
+COMMAND = re.compile(r"/[a-z]+")
 
 Temperature = Annotated[
     float, typer.Option(help="0 gives the likeliest answer, more makes it vary")
@@ -40,6 +42,12 @@ def chat(
     from ..inference.chatting import Conversation, read_gate
     from ..language_model import TilelliLM
 
+    if temperature == 0:
+        refuse(
+            {"seed": seed},
+            "without effect at --temperature 0, which always takes the likeliest byte",
+            "leave it out, or give a temperature above 0",
+        )
     lm = TilelliLM.from_pretrained(model)
     found = read_gate(pretrained.resolve(model)) if gate else None
     if gate and found is None:
@@ -50,19 +58,24 @@ def chat(
     typer.echo(HELP, err=True)
     while True:
         question = read_line()
-        if question is None or question.strip() == "/quit":
+        command = "" if question is None else question.strip().lower()
+        if question is None or command == "/quit":
             return
-        if question.strip() == "/reset":
+        if command == "/reset":
             conversation.reset()
             typer.echo("(forgotten)", err=True)
-            continue
-        answer(conversation, question, confidence)
+        elif COMMAND.fullmatch(command):  # a misspelt one is no question
+            typer.echo(HELP, err=True)
+        else:
+            answer(conversation, question, confidence)
 
 
 def read_line() -> str | None:
     """A line from the keyboard, or from a file that stands for it; None at its end and
     at Ctrl-C.
     """
+    if sys.stdin is None:  # whoever started the program has closed it
+        return None
     try:
         # input() shows its prompt, and knows the keys that edit a line
         if sys.stdin.isatty():
@@ -73,16 +86,22 @@ def read_line() -> str | None:
         return None
     if not line:
         return None
-    return line.decode("utf-8", errors="replace").rstrip("\r\n")
+    # the conversation says what it makes of bytes that are no text; "sig" is the mark
+    # that editors on Windows begin a file with
+    return line.decode("utf-8-sig", errors="surrogateescape").rstrip("\r\n")
 
 
 def answer(conversation, question: str, with_confidence: bool) -> None:
     """Prints an answer as it comes, then what there is to say about it."""
+    from ..chat.template import is_break
+
     typer.echo("TILELLI: ", nl=False)
     pieces = conversation.stream(question)  # nothing is computed yet
     try:
         for piece in pieces:
-            typer.echo(piece, nl=False)
+            # the model will read it so, and a terminal would take it for orders
+            shown = "".join(" " if is_break(letter) else letter for letter in piece)
+            typer.echo(shown, nl=False)
             sys.stdout.flush()
     except KeyboardInterrupt:
         pieces.close()  # what was said stays in the history

@@ -24,7 +24,7 @@ from ..training.cpu_tuning import use_free_cores
 from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
-from ..training.resuming import branch
+from ..training.resuming import branch, recorded_precision
 from .options import FINEWEB, check_range, check_size, refuse
 
 
@@ -96,7 +96,8 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
     # cards differ, and so does what else lies on them: all take what fits everywhere
-    fitting = processes.minimum(micro_batch(options.micro_batch, lm, rows))
+    precision = precision_of(options, out, settings)
+    fitting = processes.minimum(micro_batch(options.micro_batch, lm, rows, precision))
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
     if options.init is not None:
@@ -275,12 +276,22 @@ def corpus(options: TrainOptions, processes: Processes) -> Iterator[Shards]:
         yield shards
 
 
-def micro_batch(wanted: str, lm: TilelliLM, rows: int) -> int:
+def precision_of(options: TrainOptions, out: Path, settings: Config) -> str:
+    """Returns what the run computes in: one that goes on stays with what it has, also
+    where the command leaves it to the machine.
+    """
+    goes_on = options.resume or options.decay_from is not None
+    if goes_on and is_file(out / "run.json"):
+        return recorded_precision(load_record(out))
+    return settings.train.precision
+
+
+def micro_batch(wanted: str, lm: TilelliLM, rows: int, precision: str) -> int:
     """Returns the number that --micro-batch gives, or for `auto` what fits. Raises
     ConfigError for anything else.
     """
     if wanted == "auto":
-        return fit_micro_batch(lm, rows)
+        return fit_micro_batch(lm, rows, precision)
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ConfigError(
             f"--micro-batch {wanted}", "give a number of sequences, or auto"

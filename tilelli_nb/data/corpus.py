@@ -23,18 +23,19 @@ def prepare_corpus(
     seed: int = 0,
 ) -> Shards:
     """The shards of a named corpus, a file, a folder of files or a folder of shards;
-    they are written when missing.
+    they are written when missing. The word is the name: write ./stories, or a Path, for
+    a folder that is called so.
 
     They land in data/NAME (or `folder`). The name carries a digest of what is in a file
     or folder, and of the first documents of what is generated, so that a changed text
     makes new shards. `megabytes` limits what is generated; files are read whole. Raises
     DataError.
     """
-    path = at_home(source)
     folder = None if folder is None else at_home(folder)
-    # Path("") is the working directory, which nobody means
-    if not str(source) or not documents.exists(path):
-        return _prepare_named(str(source), folder, megabytes, seed)
+    if source in documents.NAMES:  # a Path is equal to no word
+        return _prepare_named(source, folder, megabytes, seed)
+    documents.check_path(source)
+    path = at_home(source)
     if holds_shards(path):
         if folder not in (None, path):
             raise DataError(
@@ -143,7 +144,7 @@ def digest_of(path: Path, sides: Sides) -> tuple[str, list[str]]:
 def _prepare_named(
     name: str, folder: str | Path | None, megabytes: float, seed: int
 ) -> Shards:
-    """The shards of stories or docs. Raises DataError for another name, or no size."""
+    """The shards of stories or docs. Raises DataError for no size."""
     if not 0 < megabytes < math.inf:
         raise DataError(f"{megabytes} megabytes of {name}", "give more than 0")
     limit = int(megabytes * 1_000_000)

@@ -37,8 +37,8 @@ DOCUMENTED = ("stdlib", "numpy", "matplotlib", "datasets")
 def documents(
     source: str | Path, *, seed: int = 0, limit_bytes: int | None = None
 ) -> Iterator[str]:
-    """Documents of "stories", of "docs", or of a path (write ./stories for a folder of
-    that name).
+    """Documents of "stories", of "docs", or of a path. The word is the name, whatever
+    lies in the working directory: write ./stories for a folder of that name.
 
     Ends with the document that reaches `limit_bytes` of UTF-8. Stories have no end of
     their own: 10 MB by default. `seed` is for stories. DataError for a name that is
@@ -49,11 +49,26 @@ def documents(
     limit = inf if limit_bytes is None else limit_bytes
     if source == "docs":
         return up_to(limit, docs())
-    if str(source) == "fineweb-edu":
+    check_path(source)
+    return up_to(limit, read_documents(source))
+
+
+def check_path(source: str | Path) -> None:
+    """Raises DataError, with the names of the corpora, where `source` is the path of
+    nothing; and for fineweb-edu, of which somebody must say how much.
+    """
+    if source == "fineweb-edu":  # the word, that is: a Path is equal to none
         raise DataError(
             "fineweb-edu is streamed from the Hugging Face hub, so it needs a size",
             "give --gigabytes 2, or write it first: "
-            "tilelli data fineweb-edu --gigabytes 2",
+            "tilelli data fineweb-edu --gigabytes 2; "
+            "a folder of that name is ./fineweb-edu",
+        )
+    # a Path has said that it is one, so the names of corpora would not help
+    if isinstance(source, Path) and not exists(at_home(source)):
+        raise DataError(
+            f"there is no file or folder {source}",
+            "check the spelling, or give the full path",
         )
     # Path("") is the working directory, which nobody means
     if not str(source) or not exists(at_home(source)):
@@ -65,7 +80,6 @@ def documents(
             f"use one of {', '.join(NAMES)}, or the path of a {', '.join(READERS)} "
             "file or of a folder",
         )
-    return up_to(limit, read_documents(source))
 
 
 def exists(path: Path) -> bool:
@@ -353,6 +367,7 @@ def read_parquet(file: Path) -> Iterator[str]:
     without it, MissingDependency without pyarrow.
     """
     try:
+        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingDependency(
@@ -371,8 +386,10 @@ def read_parquet(file: Path) -> Iterator[str]:
                 f"{file.name} has no column `text`, only {', '.join(schema.names)}",
                 "rename the column that holds the text to `text`",
             )
-        kind = str(schema.field("text").type)
-        if "string" not in kind:
+        kind = schema.field("text").type
+        # a column of few texts may have each once, in a dictionary
+        texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if str(texts) not in ("string", "large_string", "string_view"):
             raise DataError(
                 f"the column `text` of {file.name} holds {kind}, not text",
                 "rename the column that holds the text to `text`",

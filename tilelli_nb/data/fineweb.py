@@ -250,6 +250,12 @@ def fineweb_source(
     written, is_complete = 0, False
     if (folder / MANIFEST).is_file():
         found = read_manifest(folder)
+        if found["source"] != "fineweb-edu":
+            raise DataError(
+                f"{folder.name} holds shards of {found['source']!r}, "
+                "not of 'fineweb-edu'",
+                "choose another folder, or delete this one",
+            )
         begun_at = (found["revision"] or "").split(", score")[0]  # see `revision`
         written = sum(shard["bytes"] for shard in found["shards"])
         is_complete = found["complete"]

@@ -96,13 +96,7 @@ class ShardWriter:
         self.manifest: dict[str, Any] = about | begun
         if (folder / MANIFEST).is_file():
             found = read_manifest(folder)
-            for key, value in about.items():
-                if found.get(key) != value:
-                    raise DataError(
-                        f"{folder.name} holds shards of {found.get('source')!r} "
-                        f"({found.get('revision')}), not of {source!r} ({revision})",
-                        "choose another folder, or delete this one",
-                    )
+            refuse_others(folder, found, about)
             self.manifest = found  # go on with what a writer before has left
         # where the documents come from, if it can say where it is
         self.cursor: Any = None
@@ -199,30 +193,50 @@ class ShardWriter:
 # The manifest
 
 
+def refuse_others(folder: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises DataError where the manifest that was `found` in a folder is of another
+    corpus than `about`, or of one that was written in another way.
+    """
+    fix = "choose another folder, or delete this one"
+    source, revision = about["source"], about["revision"]
+    if (found.get("source"), found.get("revision")) != (source, revision):
+        raise DataError(
+            f"{folder.name} holds shards of {found.get('source')!r} "
+            f"({found.get('revision')}), not of {source!r} ({revision})",
+            fix,
+        )
+    for key in ("format", "shard_bytes"):
+        if found.get(key) != about[key]:
+            raise DataError(
+                f"{folder.name} was written with {key} {found.get(key)}, "
+                f"not {about[key]}",
+                fix,
+            )
+
+
 def holds_shards(folder: Path) -> bool:
     """Whether a folder has a manifest that is ours; other programs have files of that
     name, too.
     """
     try:
-        read_manifest(folder)
-    except DataError as error:
-        # one that was ours, and is damaged, must not be passed over
-        return "is not JSON" in error.problem
-    return True
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError:  # there is none
+        return False
+    except ValueError:  # one that was ours, and is damaged, must not be passed over
+        return True
+    return is_ours(manifest)
+
+
+def is_ours(manifest: Any) -> bool:
+    """Whether what a JSON file holds is a manifest of shards."""
+    keys = {"format", "source", "documents_read", "shards"}
+    return isinstance(manifest, dict) and manifest.keys() >= keys
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of shards. Raises DataError when there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if not manifest.keys() >= {"format", "source", "documents_read", "shards"}:
-            raise KeyError
-        return manifest
-    except (AttributeError, KeyError):  # AttributeError: it is no dictionary
-        raise DataError(
-            f"the {MANIFEST} in {folder.name} is another program's",
-            "choose another folder, or move that file away",
-        ) from None
     except OSError:
         raise DataError(
             f"{folder.name} holds no shards",
@@ -233,6 +247,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"the manifest of {folder.name} is not JSON",
             "delete the folder and make it again",
         ) from None
+    if not is_ours(manifest):
+        raise DataError(
+            f"the {MANIFEST} in {folder.name} is another program's",
+            "choose another folder, or move that file away",
+        )
+    return manifest
 
 
 def shards_of(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:

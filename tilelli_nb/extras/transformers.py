@@ -115,16 +115,18 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutput:
-        """(B, T) long -> logits (B, T, 256), or of the last `logits_to_keep` places. A
-        text longer than the context is read by the rule of the window.
+        """(B, T) long -> logits (B, T, 256), or of the last `logits_to_keep` places, or
+        of those that it lists. A text longer than the context is read by the rule of
+        the window.
 
         Padding (where `attention_mask` is 0) may stand on either side; logits there
-        mean nothing. `labels` are the bytes themselves, shifted here; -100 is ignored.
-        The loss is cross-entropy alone, without the router's balance. Raises TokenError
-        for padding inside a text.
+        mean nothing. `labels` are the bytes themselves, at the places whose logits are
+        kept, shifted here; -100 is ignored. The loss is cross-entropy alone, without
+        the router's balance. Raises TokenError for padding inside a text, and for
+        labels of other places.
         """
         T = input_ids.shape[1]
         left = padding_on_the_left(input_ids, attention_mask)  # (B, 1)
@@ -133,12 +135,21 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         places = torch.arange(T, device=input_ids.device)
         aligned = input_ids.gather(1, (places + left) % T)
         # of 0, which stands for all, [-0:] takes all
-        wanted = places[-logits_to_keep:] - left  # (B, kept); negative: padding
+        kept = logits_to_keep
+        if isinstance(kept, int):
+            kept = slice(-kept, None)
+        wanted = places[kept] - left  # (B, kept); negative: padding
+        if labels is not None and labels.shape != wanted.shape:
+            raise TokenError(
+                f"labels of shape {tuple(labels.shape)} for logits of "
+                f"{tuple(wanted.shape)} places",
+                "leave logits_to_keep out, or cut the labels as it cuts the logits",
+            )
         logits = self.windowed_logits(aligned, wanted.clamp(min=0))
         loss = None
         if labels is not None:
             # Nothing precedes a text's first byte, least of all padding.
-            labels = labels.masked_fill(places == left, IGNORE)
+            labels = labels.masked_fill(wanted == 0, IGNORE)
             loss = self.loss_function(logits, labels, vocab_size=VOCAB, **kwargs)
         return CausalLMOutput(loss=loss, logits=logits)
 

@@ -2,6 +2,7 @@
 of it.
 """
 
+import codecs
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Reply(NamedTuple):
     text: str
     spoken: list[Spoken]  # its bytes, with the one that ends it
     notes: tuple[str, ...] = ()  # what was changed in the question
-    held_back: str | None = None  # what the model would have said, had the gate let it
+    held_back: str | None = None  # how its answer began, where the gate did not let it
 
     @property
     def margin(self) -> float:
@@ -174,7 +175,7 @@ class Conversation:
                 said.append(piece)
                 yield piece
             if self.gate and not self.gate.opens(spoken):
-                held_back = text_of(spoken)
+                held_back = beginning_of(spoken)
                 said.append(REFUSAL)
                 yield REFUSAL
         finally:  # also when nobody wants to hear the rest
@@ -208,9 +209,12 @@ class Conversation:
         self.history.clear()
 
 
-def text_of(spoken: Sequence[Spoken]) -> str:
-    """What these bytes say, without the one that ends them."""
-    return ByteTokenizer().decode(one.byte for one in spoken if one.byte != END)
+def beginning_of(spoken: Sequence[Spoken]) -> str:
+    """What the first bytes of an answer say, without the one that ends it, and without
+    a character of which the last bytes are not there yet.
+    """
+    data = bytes(one.byte for one in spoken if one.byte != END)
+    return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(data)
 
 
 def chat(

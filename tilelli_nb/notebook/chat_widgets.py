@@ -64,7 +64,7 @@ def conversation_html(turns: Sequence[tuple[str, Reply]]) -> str:
         )
         about = [f"sure {sure:.2f}", *reply.notes]
         if reply.held_back is not None:
-            about.append(f"held back: {reply.held_back}")
+            about.append(f"its answer began: {reply.held_back}")
         lines += (
             f"<p><b>USER:</b> {escape(question)}<br>"
             f"<b>TILELLI:</b> {escape(reply.text)} {bar} "
@@ -82,17 +82,23 @@ def learned_bytes(ids: Tensor, targets: Tensor) -> str:
     """
     body = ""
     # the byte at each place, and whether it is the target of the place before
-    all_ids = [*ids.tolist(), int(targets[-1])]
+    all_ids = ids.tolist()
     is_learned = [False, *(targets >= 0).tolist()]
+    if is_learned[-1]:
+        all_ids.append(int(targets[-1]))
+    is_learned = is_learned[: len(all_ids)]  # nothing is known behind padding
     text = bytes(all_ids).replace(b"\0", "∎".encode())  # one byte becomes three
     marks: list[bool] = []
     for byte, learned in zip(all_ids, is_learned, strict=True):
         marks += [learned] * (len("∎".encode()) if byte == 0 else 1)
     place = 0
-    for character in text.decode("utf-8", errors="replace"):
+    # a byte that is no UTF-8 is a character by itself, which gives the byte back
+    for character in text.decode("utf-8", errors="surrogateescape"):
+        data = character.encode("utf-8", errors="surrogateescape")
         learned = marks[place]
-        place += len(character.encode())
-        shown = "↵<br>" if character == "\n" else escape(character)
+        place += len(data)
+        shown = escape(data.decode("utf-8", errors="replace"))
+        shown = "↵<br>" if shown == "\n" else shown
         ground = f"background:{mixture((0.3, 0.7), (BLUE, PAPER))}" if learned else ""
         body += f'<span style="{ground}">{shown}</span>'
     return (

@@ -231,3 +231,14 @@ def latest_valid(
             stacklevel=2,
         )
     return None
+
+
+def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Picks the model's own tensors out of those of a run's checkpoint, where the
+    optimizer's state lies beside them.
+    """
+    weights = {}
+    for name, tensor in tensors.items():
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = tensor
+    return weights

@@ -7,22 +7,30 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
+from .optimizer import make_optimizer, moment_bytes
+from .precision import choose_precision
 
 
-def fit_micro_batch(lm, rows: int) -> int:
+def fit_micro_batch(lm, rows: int, precision: str | None = None) -> int:
     """How many of `rows` sequences a GPU holds at once, forward and backward: tried,
-    and halved until they fit.
+    and halved until they fit. `precision` is the run's, where the configuration does
+    not say it.
 
     Elsewhere the configuration's. Raises TrainingError when not even one fits.
     """
-    if next(lm.parameters()).device.type != "cuda":
-        return min(rows, lm.config.train.micro_batch)
+    settings = lm.config.train
+    device = next(lm.parameters()).device
+    if device.type != "cuda":
+        return min(rows, settings.micro_batch)
+    precision = choose_precision(precision or settings.precision, device)
     while rows:
         try:
-            try_micro_batch(lm, rows)
+            try_micro_batch(lm, rows, precision)
             return rows
         except torch.OutOfMemoryError:
-            rows //= 2  # and the next size fits, or the one after it
+            # Memory grows with the rows, so few trials lead to what fits; and halves of
+            # a batch of 128 leave no smaller part over.
+            rows //= 2
         finally:
             # What the trial has left behind must not count in the next one.
             lm.zero_grad()
@@ -33,17 +41,23 @@ def fit_micro_batch(lm, rows: int) -> int:
     )
 
 
-def try_micro_batch(lm, rows: int) -> None:
-    """A forward and backward pass beside as much memory as the optimizer will take, and
-    some air.
+def try_micro_batch(lm, rows: int, precision: str) -> None:
+    """Two forward and backward passes of `rows` sequences in `precision`, beside as
+    much memory as the optimizer will take, and some air.
     """
-    # Two moments and a gradient in fp32 are 12 bytes a parameter; 4 are air.
-    reserved_bytes = 16 * sum(p.numel() for p in lm.parameters())
-    reserved = torch.empty(reserved_bytes, dtype=torch.uint8, device="cuda")
+    device = next(lm.parameters()).device
+    moments = moment_bytes(make_optimizer(lm, lm.config.train, precision))
+    # Air: the allocator cannot use every gap between its pieces.
+    air = sum(parameter.nbytes for parameter in lm.parameters())
+    reserved = torch.empty(moments + air, dtype=torch.uint8, device=device)
     # (rows, T): memory does not depend on what the bytes are
     x = torch.zeros(rows, lm.context, dtype=torch.long, device=reserved.device)
-    with torch.autocast("cuda", torch.bfloat16):
-        lm.loss_terms(x, x).nats.backward()
+    # The first pass makes the gradients. The second has them beside its activations and
+    # needs most, as every micro-batch of a step but the first does.
+    for _ in range(2):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            nats = lm.loss_terms(x, x).nats
+        nats.backward()
 
 
 def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:

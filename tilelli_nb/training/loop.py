@@ -38,7 +38,6 @@ from .resuming import (
     check_stop,
     settings_to_resume,
     sole_writer,
-    weights_in,
     write_checkpoint,
 )
 
@@ -296,7 +295,7 @@ class Run:
         if found is None:
             return None
         tensors, state = found
-        self.lm.load_weights(weights_in(tensors))
+        self.lm.load_weights(checkpoint.weights_in(tensors))
         load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
         # Shards may have been added since the run began: those of the checkpoint count.

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, DataError, TrainingError
@@ -100,15 +99,6 @@ def sole_writer(out: Path, is_first: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Picks the model's own tensors out of those of a checkpoint."""
-    weights = {}
-    for name, tensor in tensors.items():
-        if name.startswith("model."):
-            weights[name.removeprefix("model.")] = tensor
-    return weights
 
 
 def recorded_precision(record: dict[str, Any]) -> str:
