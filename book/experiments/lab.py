@@ -30,6 +30,7 @@ from typing import Any
 from lab_results import (
     arm_results,
     best_value,
+    claimed,
     comparisons,
     helpful,
     read,
@@ -190,6 +191,7 @@ class Lab:
             "arms": arms,
             "tuned": tried,
             "comparisons": found,
+            "claims": claimed(study, arms),
         }
         if study.together:
             results["together"] = [arm.name for arm in chosen]

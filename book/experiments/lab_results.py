@@ -109,6 +109,16 @@ def comparisons(study: Study, arms: dict[str, dict], pairs: list[Arm]) -> dict:
     return found
 
 
+def claimed(study: Study, arms: dict[str, dict]) -> dict[str, dict]:
+    """What claims.yml points at: how much more the first arm of each needs."""
+    found = {}
+    for name, (first, second) in study.claims.items():
+        bits = [arms[arm]["val_bpb"] for arm in (first, second)]
+        if None not in bits[0] + bits[1]:
+            found[name] = compare(*bits)._asdict()
+    return found
+
+
 def time_to_target(study: Study, arms: dict[str, dict]) -> dict[str, dict] | None:
     """How many bytes, and seconds of a processor, each arm needs to the last loss of
     the target; its share of the target's own.

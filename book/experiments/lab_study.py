@@ -19,6 +19,8 @@ seeds, and what each is compared with.
       keep: [1, 2, 4]
     together: best            # last an arm with the best level of each factor that helped
     target: reference         # when does each arm reach the last loss of this one?
+    claims:                   # what claims.yml points at: the first arm minus the second
+      ternary-price: [full, fp32-ffn]
 """
 
 from dataclasses import dataclass, fields, replace
@@ -93,6 +95,7 @@ class Study:
     arms: tuple[Arm, ...]
     together: str | None
     target: str | None
+    claims: dict[str, tuple[str, str]]
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -131,6 +134,7 @@ def load_study(path: str | Path) -> Study:
         arms=tuple(arms),
         together=values.get("together"),
         target=values.get("target"),
+        claims={name: tuple(two) for name, two in values.get("claims", {}).items()},
     )
     check(study)
     return study
@@ -182,6 +186,7 @@ def check(study: Study) -> None:
         "give each a name of its own",
     )
     pointed = [study.base, study.target, *(arm.against for arm in study.arms)]
+    pointed += [name for two in study.claims.values() for name in two]
     for name in pointed:
         require(
             name in (None, *names),

@@ -45,6 +45,7 @@ STUDY = {
     "factors": {"variant": ["no-conv"], "keep": [1]},
     "together": "best",
     "target": "full",
+    "claims": {"part": ["no-conv", "full"]},
 }
 
 
@@ -122,6 +123,7 @@ def test_the_table_and_the_results_follow_from_the_records(done):
     assert row["against"] == "full" and row["n"] == 3
     assert row["mean"] == pytest.approx(differences.mean())
     assert row["high"] - row["mean"] == pytest.approx(half, rel=1e-6)
+    assert results["claims"]["part"]["low"] == row["low"]
     text = lab_results.table(results)
     assert f"{row['mean']:+.4f} ± {half:.4f}" in text
     assert all(len(line) <= 79 for line in text.splitlines())
@@ -416,7 +418,7 @@ def test_first_weights():
     assert torch.equal(small["norm.weight"], plain["norm.weight"])
     lm = build(tiny(), ("zero-output",))
     terms = lm.loss_terms(some_bytes(), some_bytes())
-    assert float(terms.nats / terms.predicted) == pytest.approx(math.log(256))
+    assert terms.nats.item() / terms.predicted.item() == pytest.approx(math.log(256))
 
 
 def test_the_curriculum_cuts_the_same_windows_shorter_at_first(shards):
