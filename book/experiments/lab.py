@@ -170,7 +170,7 @@ class Lab:
         arms = {name: arm_results(study, some, self.out) for name, some in jobs.items()}
         found = comparisons(study, arms, pairs)
         chosen = helpful(study, found) if study.together else []
-        if chosen:
+        if len(chosen) > 1:  # one alone has been measured already
             arm = combined(study, chosen)
             some = jobs_of(study, arm, tuned)
             self.make(some)

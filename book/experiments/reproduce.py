@@ -37,7 +37,6 @@ from tilelli_nb.files import write_atomic
 from tilelli_nb.inference.chatting import write_gate
 from tilelli_nb.storage import records
 
-CORPUS = "stories"
 HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
 SIGNALS = ("router_conf", "max_softmax_mean", "margin_last")
 TALK = (
@@ -81,16 +80,11 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def data() -> dict[str, Any]:
+def data(corpus: str) -> dict[str, Any]:
     """Stage 1: the text, and what the tokenizer makes of it."""
-    say("1 of 5, data: ten megabytes of generated stories, a twentieth held out.")
-    shards = prepare_corpus(CORPUS)
-    sample = shards.val.read(2000).decode(errors="replace")
-    return {
-        **shards.describe(),
-        "sample": sample.split("\0")[0],
-        "hello": ByteTokenizer().encode("hello"),
-    }
+    say(f"1 of 5, data: {corpus}, about a twentieth of it held out.")
+    shards = prepare_corpus(corpus)
+    return {**shards.describe(), "hello": ByteTokenizer().encode("hello")}
 
 
 def pretrain(args: argparse.Namespace) -> dict[str, Any]:
@@ -100,7 +94,7 @@ def pretrain(args: argparse.Namespace) -> dict[str, Any]:
     tilelli(
         "train",
         config="nano",
-        corpus=CORPUS,
+        corpus=args.corpus,
         minutes=None if steps else args.pretrain_minutes,
         steps=steps,
         out=args.out / "pretrain",
@@ -116,7 +110,7 @@ def learn_to_chat(args: argparse.Namespace) -> dict[str, Any]:
     tilelli(
         "sft",
         init=args.out / "pretrain",
-        text=CORPUS,
+        text=args.corpus,
         minutes=None if steps else args.chat_minutes,
         steps=steps,
         out=args.out / "chat",
@@ -199,6 +193,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--corpus", default="stories", help="or text of your own")
     parser.add_argument("--pretrain-minutes", type=float, default=4.0)
     parser.add_argument("--chat-minutes", type=float, default=3.0)
     parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
@@ -213,7 +208,7 @@ def main(given: list[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         found = {
-            "data": kept(args.out / "data.json", data),
+            "data": kept(args.out / "data.json", lambda: data(args.corpus)),
             "pretrain": pretrain(args),
             "chat": learn_to_chat(args),
             "evaluation": kept(
@@ -229,7 +224,8 @@ def main(given: list[str] | None = None) -> int:
         return 1
     report = args.out / "report.html"
     curve = records.load_metrics(args.out / "pretrain")
-    write_atomic(report, reproduce_report.page(found, curve).encode())
+    page = reproduce_report.page(found, curve, str(args.out))
+    write_atomic(report, page.encode())
     minutes = (time.perf_counter() - start) / 60
     say(f"Done in {minutes:.1f} minutes. Open {report}")
     return 0

@@ -30,6 +30,7 @@ blockquote { margin: 1em 0; padding: .6em 1em; background: var(--ground);
   border-left: 4px solid var(--accent); white-space: pre-wrap; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .5em 1em; }
 dt { font-weight: 600; } dd { margin: 0; }
+@media (max-width: 40rem) { dl { display: block; } dd { margin: 0 0 .7em; } }
 figure { margin: 1.5em 0; } svg { width: 100%; height: auto; max-width: 44rem; }
 """
 
@@ -43,8 +44,8 @@ class Row(NamedTuple):
     receipt: str  # a file beside the report
 
 
-def page(found: dict[str, Any], curve: Sequence[dict[str, Any]]) -> str:
-    """The whole report as HTML."""
+def page(found: dict[str, Any], curve: Sequence[dict[str, Any]], folder: str) -> str:
+    """The whole report as HTML; `folder` is where the runs lie."""
     pretrain, chat = found["pretrain"], found["chat"]
     minutes = (pretrain["wall_s"] + chat["wall_s"]) / 60
     bits = pretrain["val_bpb"]
@@ -54,8 +55,9 @@ def page(found: dict[str, Any], curve: Sequence[dict[str, Any]]) -> str:
 <p>A language model was trained on this computer in {minutes:.1f} minutes, from random
 numbers, and then taught to answer questions and to say &ldquo;I don&rsquo;t know&rdquo;.
 It follows the recipe of Tilelli, an open model of ten million parameters, with a model
-of {found["running"]["parameters"]:,} and a fraction of the text. So the steps can be
-compared with the published ones; the numbers cannot always, and the table says which.</p>
+of {found["running"]["parameters"]:,} and a fraction of the text. So every step can be
+compared with the published one; a number can be, where its row says
+&ldquo;the same&rdquo;.</p>
 <p><strong>What came out:</strong> it predicts text that it has not seen with
 {bits:.2f} bits per byte (a guess in the dark needs {CHANCE:.0f}). Of questions in
 wordings that it has not seen, {percent(held["phrasings"]["right"])} are answered
@@ -75,7 +77,7 @@ were fixed before the model was trained.</p>
 <h2>Words</h2>
 {words()}
 <h2>Where to go on</h2>
-<p>Talk with it: <code>tilelli chat --model {escape("runs/reproduce/chat")}</code>.
+<p>Talk with it: <code>tilelli chat --model {escape(folder)}/chat</code>.
 Train it longer: <code>make train</code>. The full size on a rented card:
 <code>make pretrain</code>, and chapter 10. Every published claim, judged: chapter 14.</p>
 """
@@ -101,15 +103,15 @@ def rows(found: dict[str, Any]) -> list[Row]:
         Row(
             "1. Data",
             "FineWeb-Edu, filtered for quality; about 2 GB is enough.",
-            f"{text['train_bytes'] / 1e6:.1f} MB of generated stories, and "
+            f"{text['train_bytes'] / 1e6:.1f} MB of {text['source']}, and "
             f"{text['val_bytes'] / 1e3:.0f} KB held out. FineWeb-Edu is one option away.",
             "data.json",
         ),
         Row(
             "2. GPU",
             "A rented A6000 at $0.40 an hour, about 5 hours, about $2.",
-            f"None. {pretrain['wall_s'] / 60:.1f} minutes on "
-            f"{pretrain['threads']} thread(s) of this processor.",
+            f"None. {pretrain['wall_s'] / 60:.1f} minutes on this processor "
+            f"(threads: {pretrain['threads']}).",
             "pretrain/run.json",
         ),
         Row(

@@ -7,7 +7,9 @@ class flips:
         from itertools import product
 
         ways = list(product([1, -1], repeat=len(differences)))
-        sums = [sum(s * d for s, d in zip(way, differences)) for way in ways]
+        sums = [
+            sum(s * d for s, d in zip(way, differences, strict=True)) for way in ways
+        ]
         return np.mean([abs(s) >= abs(sum(differences)) - 1e-9 for s in sums])
 
     def right_matrix(differences):
@@ -23,14 +25,18 @@ class flips:
         from itertools import product
 
         ways = list(product([1, -1], repeat=len(differences)))
-        sums = [sum(s * d for s, d in zip(way, differences)) for way in ways]
+        sums = [
+            sum(s * d for s, d in zip(way, differences, strict=True)) for way in ways
+        ]
         return sum(s >= sum(differences) - 1e-9 for s in sums) / len(ways)
 
     def wrong_strictly_further(differences):
         from itertools import product
 
         ways = list(product([1, -1], repeat=len(differences)))
-        sums = [sum(s * d for s, d in zip(way, differences)) for way in ways]
+        sums = [
+            sum(s * d for s, d in zip(way, differences, strict=True)) for way in ways
+        ]
         return sum(abs(s) > abs(sum(differences)) + 1e-9 for s in sums) / len(ways)
 
     def wrong_counts_signs(differences):
