@@ -20,7 +20,6 @@ import argparse
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -161,7 +160,6 @@ class Lab:
 
     def study(self, study: Study) -> dict[str, Any]:
         """Makes the runs of a study and writes what they say together."""
-        started, clock = records.now(), time.perf_counter()
         self.make(tuning_jobs(study))
         tuned, tried = self.best_values(study)
         jobs = {arm.name: jobs_of(study, arm, tuned) for arm in study.arms}
@@ -198,7 +196,7 @@ class Lab:
         if study.target:
             results["target"] = study.target
             results["to_target"] = time_to_target(study, arms)
-        record = self.record(study, jobs, started, time.perf_counter() - clock)
+        record = self.record(study, jobs)
         write_atomic(folder / "run.json", records.dumps(record))
         write_atomic(folder / "results.json", records.dumps(results))
         return results
@@ -215,22 +213,23 @@ class Lab:
             tuned[arm.name], tried[arm.name] = best_value(arm, values)
         return tuned, tried
 
-    def record(
-        self, study: Study, jobs: dict[str, list[Job]], started: str, wall_s: float
-    ) -> dict[str, Any]:
-        """The run record of the study as a whole."""
+    def record(self, study: Study, jobs: dict[str, list[Job]]) -> dict[str, Any]:
+        """The run record of the study as a whole; its time is that of all its runs."""
+        folder = self.out / f"lab-{study.name}"
+        files = sorted(folder.glob("*/run.json"))
+        made = [records.load_record(file.parent) for file in files]
         first = next(iter(jobs.values()))[0]
-        count = len(list((self.out / f"lab-{study.name}").glob("*/run.json")))
         return records.new_record(
-            f"lab-{study.name}",
+            folder.name,
             "bench",
             config=first.config.to_dict(),
             data=self.shards.describe(),
-            started=started,
+            started=min(run["started"] for run in made),
             finished=records.now(),
-            wall_s=round(wall_s, 1),
+            wall_s=round(sum(run["wall_s"] for run in made), 1),
             threads=1,
-            notes=f"{count} runs of {study.bytes:,} bytes: results.json. {study.question}",
+            notes=f"{len(made)} runs of {study.bytes:,} bytes: results.json. "
+            f"{study.question}",
         )
 
 
