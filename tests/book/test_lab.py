@@ -161,6 +161,7 @@ def test_the_same_arm_with_other_seeds_finds_nothing(shards, tmp_path):
         "seeds": list(range(1, 13)),
         "arms": {"full": {}},
         "factors": {},
+        "claims": {},
         "evaluations": 1,
     }
     path = tmp_path / "one_arm.yaml"
