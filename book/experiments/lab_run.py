@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,19 @@ def open_text(source: str, megabytes: float) -> Shards:
 
 
 def prepare_process() -> None:
-    """One thread, so that sums come out the same and two runs can go side by side."""
+    """One thread, so that sums come out the same and two runs can go side by side. A
+    worker also ends when the lab does, however that came about.
+    """
     torch.set_num_threads(1)
     keep_freed_memory()
+    if multiprocessing.parent_process():
+        threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Waits for the lab's process to be gone: a worker would wait for work forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def folder_of(job: Job, out: Path) -> Path:

@@ -4,6 +4,9 @@ removes is gone; two arms that are the same differ in nothing.
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +243,21 @@ def test_a_study_that_was_killed_goes_on_as_if_nothing_had_been(
 def test_two_workers_find_what_one_finds(done, shards, file, tmp_path):
     a_lab(shards, tmp_path, workers=2).study(lab_study.load_study(file))
     assert without_times(tmp_path / "lab-tiny") == without_times(done[0] / "lab-tiny")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_workers_end_with_the_lab_even_if_it_is_killed(shards, file, tmp_path):
+    command = [sys.executable, lab.__file__, str(file), "--corpus", str(shards.folder)]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()  # the first run is done: the workers are there
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = [int(number) for number in children.read_text().split()]
+    process.kill()
+    # the pipe has an end only when nobody holds it any more
+    rest, _ = process.communicate(timeout=60)
+    assert len(workers) >= 2 and "All studies" not in rest
 
 
 def test_a_budget_that_is_spent_stops_and_the_next_one_goes_on(shards, file, tmp_path):
