@@ -282,7 +282,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("studies", nargs="*", default=list(ORDER))
     parser.add_argument("--corpus", default="stories", help="stories, docs or a folder")
-    parser.add_argument("--megabytes", type=float, default=2.0, help="of it")
+    parser.add_argument("--megabytes", type=float, default=1.0, help="of it")
     parser.add_argument("--minutes", type=float, default=150.0, help="of a processor")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side")
     parser.add_argument("--out", type=Path, default=STUDIES.parents[1] / "runs")

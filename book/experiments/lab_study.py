@@ -5,7 +5,7 @@ seeds, and what each is compared with.
     question: ...             # what it is to answer, in words
     config: nano              # what every arm begins with
     settings: {lr: 6.0e-3}    # and changes; keys of `model` or `train`
-    bytes: 524288             # that each run reads; the steps follow from the batch
+    bytes: 327680             # that each run reads; the steps follow from the batch
     seeds: [1, 2, 3]          # of the weights and of the batches: arms share both
     evaluations: 1            # of the held-out text, in the course of a run
     base: full                # the arm that the others build on and are compared with

@@ -330,6 +330,10 @@ def test_together_takes_the_best_level_of_each_factor_that_surely_helps(file):
     assert arm.variants == ("no-conv",) and arm.changes == {"keep": 1}
     config = lab_study.config_of(study, arm, 1, {"full": {"lr": 0.5}})
     assert config.model.keep == 1 and config.train.lr == 0.5
+    fast = lab_study.load_study("fast")
+    found = {"batch-4": row, "batch-16": row | {"mean": -0.025}, "cosine": row}
+    chosen = lab_results.helpful(fast, found)
+    assert [arm.name for arm in chosen] == ["cosine", "batch-16"]
 
 
 # What is removed is gone
