@@ -43,7 +43,7 @@ NEW_ENOUGH = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain pod check lint oldest address \
+.PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain reproduce studies pod check lint oldest address \
         clean help given
 
 book: _build/html/index.html ## build the site from the committed outputs
@@ -104,6 +104,14 @@ student: $(READY) ## write copies of the notebooks without the solutions into st
 train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"
 	@$(BIN)/python -c 'from tilelli_nb.cli.app import main; main()' train $(ARGS)
+
+reproduce: $(READY) ## the whole recipe at laptop size in ten minutes, and a report; the same command goes on
+	@echo "Data, pretraining, chat, evaluation, report into runs/reproduce: about ten minutes on 2 cores."
+	@$(BIN)/python book/experiments/reproduce.py $(OPTIONS)
+
+studies: $(READY) ## the studies of chapter 14, into book/runs: at most 150 CPU minutes; the same command goes on
+	@echo "Training a few hundred small models, two side by side: an hour or more. Let nothing else run meanwhile."
+	@OMP_NUM_THREADS=1 $(BIN)/python book/experiments/lab.py $(OPTIONS)
 
 pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
 	@echo "Pretraining lite_10m into runs/pretrain: hours on a GPU. What it will cost: tilelli cost"

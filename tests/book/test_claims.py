@@ -44,6 +44,8 @@ def test_the_evidence_is_about_the_weights_that_are_bundled(claim):
     results = json.loads(
         (ROOT / "book" / "runs" / pointer["run"] / pointer["file"]).read_text()
     )
+    if "model" not in results:
+        pytest.skip("a study: it trained models of its own")
     weights = (
         ROOT
         / "tilelli_nb"

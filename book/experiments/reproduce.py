@@ -1,0 +1,240 @@
+"""The whole recipe at laptop size, in about ten minutes on two cores: data, pretraining,
+chat, evaluation, and a report of one page.
+
+    python book/experiments/reproduce.py [--out runs/reproduce] [--pretrain-minutes 4]
+        [--chat-minutes 3] [--questions 100]
+
+Each stage prints the command that it runs, or says what it does, and leaves its results
+in --out. A stage that is done is passed over and a training run that was stopped goes on
+from its checkpoint, so the same command can be given again at any time. At the end,
+report.html stands beside the runs: every row of the published recipe, what came out here
+and the file that says so.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import reproduce_report
+from tilelli_nb import ByteTokenizer, TilelliLM, load_config
+from tilelli_nb.chat.pairs import make_pairs
+from tilelli_nb.data.corpus import prepare_corpus
+from tilelli_nb.errors import EvaluationError, TilelliError
+from tilelli_nb.evaluation.answers import calibrate, judge, shares, through
+from tilelli_nb.evaluation.probes import load_probes
+from tilelli_nb.evaluation.signals import signals
+from tilelli_nb.evaluation.statistics import auroc, bootstrap
+from tilelli_nb.files import write_atomic
+from tilelli_nb.inference.chatting import write_gate
+from tilelli_nb.storage import records
+
+HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
+SIGNALS = ("router_conf", "max_softmax_mean", "margin_last")
+TALK = (
+    "What is the capital of France?",
+    "What is the opposite of hot?",
+    "How many legs does a spider have?",
+    "What is the capital of Zorvania?",
+    "What did I eat this morning?",
+)
+PROMPT = "Once upon a time"
+
+
+class StageFailed(Exception):
+    """A command of a stage ended with an error, which it has printed itself."""
+
+
+def say(text: str) -> None:
+    """Prints at once, so that the order is right beside what commands print."""
+    print(text, flush=True)
+
+
+def tilelli(command: str, **options: Any) -> None:
+    """Runs `tilelli COMMAND --option value ...` and shows it. Raises StageFailed."""
+    arguments = [command]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif value is not None:
+            arguments += [flag, str(value)]
+    say(f"$ tilelli {shlex.join(arguments)}")
+    done = subprocess.run([sys.executable, "-m", "tilelli_nb.cli", *arguments])
+    if done.returncode != 0:
+        raise StageFailed(f"tilelli {command} ended with code {done.returncode}")
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The results of a stage: from its file, or made now and written there."""
+    if not path.is_file():
+        write_atomic(path, records.dumps(make()))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def data(corpus: str) -> dict[str, Any]:
+    """Stage 1: the text, and what the tokenizer makes of it."""
+    say(f"1 of 5, data: {corpus}, about a twentieth of it held out.")
+    shards = prepare_corpus(corpus)
+    return {**shards.describe(), "hello": ByteTokenizer().encode("hello")}
+
+
+def pretrain(args: argparse.Namespace) -> dict[str, Any]:
+    """Stage 2: a model from nothing."""
+    say(f"2 of 5, pretraining: {args.pretrain_minutes:g} minutes.")
+    steps = args.pretrain_steps
+    tilelli(
+        "train",
+        config="nano",
+        corpus=args.corpus,
+        minutes=None if steps else args.pretrain_minutes,
+        steps=steps,
+        out=args.out / "pretrain",
+        resume=True,
+    )
+    return records.load_record(args.out / "pretrain")
+
+
+def learn_to_chat(args: argparse.Namespace) -> dict[str, Any]:
+    """Stage 3: questions, answers, and "I don't know."."""
+    say(f"3 of 5, chat: {args.chat_minutes:g} minutes.")
+    steps = args.chat_steps
+    tilelli(
+        "sft",
+        init=args.out / "pretrain",
+        text=args.corpus,
+        minutes=None if steps else args.chat_minutes,
+        steps=steps,
+        out=args.out / "chat",
+        resume=True,
+    )
+    return records.load_record(args.out / "chat")
+
+
+def evaluate(folder: Path, questions: int) -> dict[str, Any]:
+    """Stage 4: held-out questions, with and without a gate, and what the router knows.
+
+    The sets are in a random order, so the first of each are a fair sample.
+    """
+    say(f"4 of 5, evaluation: {questions} questions of each held-out set, 210 probes.")
+    lm, pairs = TilelliLM.from_pretrained(folder), make_pairs(0)
+    judged = {name: judge(lm, getattr(pairs, name)[:questions]) for name in HELD_OUT}
+    found: dict[str, Any] = {
+        "held_out": {name: shares(some) for name, some in judged.items()}
+    }
+    try:
+        gate = calibrate(judge(lm, pairs.calibration[: 2 * questions]), "margin")
+    except EvaluationError:  # so early that nothing is right yet, or nothing wrong
+        found["gate"] = None
+    else:
+        write_gate(folder, gate)
+        behind = {name: shares(through(gate, some)) for name, some in judged.items()}
+        found["gate"] = {**gate._asdict(), "held_out": behind}
+    found["probes"] = ask_probes(lm)
+    found["talk"] = [
+        {"question": question, "said": lm.chat(question).text} for question in TALK
+    ]
+    return found
+
+
+def ask_probes(lm: TilelliLM) -> dict[str, Any]:
+    """Which signals tell, over all 210 prompts, whether the reply will be right."""
+    probes = load_probes()
+    right = [probe.is_right(lm.chat(probe.prompt).text) for probe in probes]
+    measured = [signals(lm, probe.in_chat) for probe in probes]
+    found: dict[str, Any] = {"prompts": len(probes), "right": sum(right)}
+    for name in SIGNALS:
+        try:
+            values = [each[name] for each in measured]
+            found[name] = bootstrap(auroc, values, right)._asdict()
+        except EvaluationError:  # all right, or all wrong
+            found[name] = None
+    return found
+
+
+def run_it(folder: Path) -> dict[str, Any]:
+    """Stage 5: how long it takes to load, how fast it writes, what it writes."""
+    say("5 of 5, running it: loading, writing, and the five lines.")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        lm = TilelliLM.from_pretrained(folder)
+        seconds.append(time.perf_counter() - start)
+    tok = ByteTokenizer()
+    ids = tok.encode(PROMPT)
+    lm.generate(ids, max_new=8, seed=0)  # prepares the fast form
+    start = time.perf_counter()
+    out = lm.generate(ids, max_new=240, temperature=0.3, seed=0, stop=())
+    took = time.perf_counter() - start
+    story = lm.generate(ids, max_new=400, temperature=0.3, seed=0)
+    used = lm.blocks[0].ffn.up.ternary_weight()
+    return {
+        "load_s": statistics.median(seconds),
+        "bytes_per_s": (len(out) - len(ids)) / took,
+        "story": tok.decode(story),
+        "weights_in_use": len(torch.unique(used)),
+        "parameters": sum(p.numel() for p in lm.parameters()),
+        "recipe_parameters": sum(
+            p.numel() for p in TilelliLM(load_config("lite_10m")).parameters()
+        ),
+    }
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--corpus", default="stories", help="or text of your own")
+    parser.add_argument("--pretrain-minutes", type=float, default=4.0)
+    parser.add_argument("--chat-minutes", type=float, default=3.0)
+    parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
+    parser.add_argument("--chat-steps", type=int, help="instead of minutes")
+    parser.add_argument("--questions", type=int, default=100, help="of each set")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    args = arguments(given)
+    args.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    try:
+        found = {
+            "data": kept(args.out / "data.json", lambda: data(args.corpus)),
+            "pretrain": pretrain(args),
+            "chat": learn_to_chat(args),
+            "evaluation": kept(
+                args.out / "evaluation.json",
+                lambda: evaluate(args.out / "chat", args.questions),
+            ),
+            "running": kept(
+                args.out / "running.json", lambda: run_it(args.out / "pretrain")
+            ),
+        }
+    except StageFailed as reason:
+        say(f"{reason}. The same command goes on from here.")
+        return 1
+    report = args.out / "report.html"
+    curve = records.load_metrics(args.out / "pretrain")
+    page = reproduce_report.page(found, curve, str(args.out))
+    write_atomic(report, page.encode())
+    minutes = (time.perf_counter() - start) / 60
+    say(f"Done in {minutes:.1f} minutes. Open {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TilelliError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on.")
