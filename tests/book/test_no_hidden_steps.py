@@ -17,7 +17,7 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 # What no chapter shows, and why. A name stands for all that is inside it. Once a
 # chapter shows it, it leaves the list.
 NOT_SHOWN = {
-    "chapter 14 will show it": ["model.vanilla"],
+    "chapter 14 will show it": ["model.vanilla", "evaluation.paired"],
     "for a GPU alone: chapter 3's convolution as a kernel like chapter 5's": [
         "model.attention.load_kernels",
         "model.kernel_conv",
