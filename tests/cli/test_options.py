@@ -51,7 +51,7 @@ REFUSED = [
     ([*RUN, "--usd-per-hour", "-1"], "-1.0 is not a price"),
     ([*RUN, "--wandb", ""], "--wandb has no project"),
     ([*RUN, "--config", ""], "there is no configuration ''"),
-    ([*RUN, "--init", ""], "holds no model.safetensors"),
+    ([*RUN, "--init", ""], "the name of the model is empty"),
     (["train", "--corpus", ""], "'' is no corpus"),
     (["generate", "hi", "--temperature", "nan"], "temperature = nan"),
     (["generate", "hi", "--max-new", "-1"], "max_new = -1"),

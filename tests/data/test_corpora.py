@@ -346,9 +346,11 @@ def test_an_unknown_name_lists_the_names(tmp_path):
     with pytest.raises(DataError, match="did you mean 'stories'") as error:
         documents.documents("storys")
     assert "stories, docs" in error.value.fix
-    for name in ("", "zzz", tmp_path / "gone"):
+    for name in ("", "zzz", str(tmp_path / "gone")):
         with pytest.raises(DataError, match="no corpus and no path"):
             documents.documents(name)
+    with pytest.raises(DataError, match="there is no file or folder .*gone"):
+        documents.documents(tmp_path / "gone")
 
 
 def test_train_val_files(tmp_path):

@@ -29,12 +29,12 @@ from tilelli_nb.training.gpu_memory import (
     activation_bytes,
     fit_micro_batch,
     gpu_explanation,
+    moment_bytes,
     try_micro_batch,
 )
 from tilelli_nb.training.loop import train
 from tilelli_nb.training.optimizer import (
     make_optimizer,
-    moment_bytes,
     moments_of,
     update,
 )

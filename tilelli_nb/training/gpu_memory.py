@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from .optimizer import make_optimizer, moment_bytes
+from .muon import Muon
+from .optimizer import make_optimizer, parts_of
 from .precision import choose_precision
 
 
@@ -58,6 +59,18 @@ def try_micro_batch(lm, rows: int, precision: str) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             nats = lm.loss_terms(x, x).nats
         nats.backward()
+
+
+def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that the averages will take: one for each number of Muon's, two of AdamW's,
+    which are there after the first step alone.
+    """
+    size = 0
+    for part in parts_of(optimizer).values():
+        averages = 1 if isinstance(part, Muon) else 2
+        for group in part.param_groups:
+            size += averages * sum(parameter.nbytes for parameter in group["params"])
+    return size
 
 
 def activation_bytes(lm, x: Tensor, targets: Tensor) -> int:

@@ -173,18 +173,6 @@ def parts_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimize
     return {"optimizer": optimizer}
 
 
-def moment_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that the averages will take: one for each number of Muon's, two of AdamW's,
-    which are there after the first step alone.
-    """
-    size = 0
-    for part in parts_of(optimizer).values():
-        averages = 1 if isinstance(part, Muon) else 2
-        for group in part.param_groups:
-            size += averages * sum(parameter.nbytes for parameter in group["params"])
-    return size
-
-
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The averages and the step of every parameter, named for a checkpoint."""
     tensors = {}
