@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tilelli_nb import ByteTokenizer, TilelliLM, load_record
+from tilelli_nb import ByteTokenizer, TilelliLM, load_record, pretrained
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.records import dumps
@@ -77,8 +77,12 @@ The weights have the licence of the code, Apache-2.0.
 def history(record: dict) -> list[dict]:
     """The record and, before it, those of the runs whose weights it started from."""
     start = re.match(r"Started from the weights of (\S+)\.", record["notes"])
-    before = history(load_record(Path(start[1]).name)) if start else []
-    return [*before, record]
+    if not start:
+        return [record]
+    name = Path(start[1]).name
+    if start[1].startswith("tilelli/"):  # a bundled model says which run it is from
+        name = pretrained.load_model(start[1])[1]["run"]
+    return [*history(load_record(name)), record]
 
 
 def commands(record: dict, corpus: str, processes: int) -> list[str]:
@@ -100,6 +104,11 @@ def commands(record: dict, corpus: str, processes: int) -> list[str]:
         ]
     start = re.match(r"Started from the weights of (\S+)\.", record["notes"])
     init = f" --init {start[1]}" if start else ""
+    if record["kind"] == "sft":
+        return [
+            f"tilelli sft{init} --config {config['name']} --text {corpus} "
+            f"--seed {train['seed']} --out runs/{record['name']}"
+        ]
     return [
         f"{program} train --config {config['name']} --corpus {corpus} "
         f"--batch {train['batch']} --lr {train['lr']:g} --steps {train['steps']} "
@@ -116,8 +125,11 @@ def recipe(record: dict) -> str:
     if train["schedule"] == "wsd":
         falling = round(train["decay_ratio"] * train["steps"])
         rates += f", falling to zero over the last {falling:,} steps"
+    rows = f"{train['batch']} x {model['context']} bytes"
+    if record["kind"] == "sft":
+        rows = f"{train['batch']} conversations"
     return (
-        f"{train['steps']:,} steps of {train['batch']} x {model['context']} bytes, "
+        f"{record['steps']:,} steps of {rows}, "
         f"{rates}, in {record['precision']}, seed {train['seed']}"
     )
 
@@ -199,6 +211,17 @@ def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
     (kept / "metrics.jsonl").write_bytes(b"".join(lines))
 
 
+def of_the_run(record: dict, more: dict[str, Any]) -> str:
+    """What the run itself measured at its end, if it came to it."""
+    if record["val_bpb"] is None:
+        planned = record["config"]["train"]["steps"]
+        return f"the run was stopped after {record['steps']:,} of {planned:,} steps"
+    return (
+        f"the run itself, over {more['held_out']['bytes']:,} bytes and before the "
+        f"weights were rounded: {record['val_bpb']:.4f}"
+    )
+
+
 def facts(record: dict, args: argparse.Namespace, more: dict[str, Any]) -> list[str]:
     """The lines of the card's first table."""
     runs = history(record)
@@ -226,8 +249,7 @@ def facts(record: dict, args: argparse.Namespace, more: dict[str, Any]) -> list[
         "weights": f"{kept}; {more['megabytes']:.2f} MB",
         "held out": f"**{more['held_out']['bits_per_byte']:.4f} bits per byte** over "
         f"{more['held_out']['scored']:,} bytes, {more['sliding']:.4f} with a sliding "
-        f"window; the run itself, over {more['held_out']['bytes']:,} bytes and before "
-        f"the weights were rounded: {record['val_bpb']:.4f}",
+        f"window; {of_the_run(record, more)}",
         "sampling": f"temperature {args.temperature:g} unless told otherwise: "
         f"{args.why}",
         "record": ", ".join(records) + " (metrics: every 50th step)",
