@@ -120,9 +120,9 @@ def recipe(record: dict) -> str:
     """One run's training in words."""
     train, model = record["config"]["train"], record["config"]["model"]
     rates = f"peak learning rate {train['lr']:g}"
-    if train["optimizer"] == "muon":
+    if train.get("optimizer") == "muon":
         rates = f"Muon {train['muon_lr']:g} and AdamW {train['lr']:g}"
-    if train["schedule"] == "wsd":
+    if train.get("schedule") == "wsd":
         falling = round(train["decay_ratio"] * train["steps"])
         rates += f", falling to zero over the last {falling:,} steps"
     rows = f"{train['batch']} x {model['context']} bytes"
@@ -130,7 +130,7 @@ def recipe(record: dict) -> str:
         rows = f"{train['batch']} conversations"
     return (
         f"{record['steps']:,} steps of {rows}, "
-        f"{rates}, in {record['precision']}, seed {train['seed']}"
+        f"{rates}, in {record.get('precision', 'fp32')}, seed {train['seed']}"
     )
 
 
@@ -175,9 +175,10 @@ def quote(sample: dict[str, Any]) -> str:
     new = sample["text"][len(sample["prompt"]) :]
     lines = [line.strip() for line in new.splitlines()]
     text = "\n>\n> ".join(line for line in lines if line)
+    prompt = " ".join(sample["prompt"].split())
     return (
         f"Temperature {sample['temperature']:g}, seed {sample['seed']}:\n\n"
-        f"> **{sample['prompt']}** {text}"
+        f"> **{prompt}** {text}"
     )
 
 

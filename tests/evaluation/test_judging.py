@@ -6,6 +6,7 @@ import pytest
 
 from tilelli_nb.chat.pairs import Pair
 from tilelli_nb.evaluation.answers import (
+    Judged,
     by_kind,
     calibrate,
     curve,
@@ -94,3 +95,16 @@ def test_confidence_that_knows_and_the_control_that_cannot():
     assert control.low <= 0.5 <= control.high and control.high < 0.65
     assert curve(many, "margin")["risk"][0] == 0
     assert curve(many, "margin")["risk"][-1] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("given", [3, 50, 99, 125, 1037])
+def test_the_thinned_curve_ends_where_all_answers_are_given(given):
+    pair = Pair("Is it?", "Yes.", "small talk", True, "group")
+    judged = [
+        Judged(pair, "Yes.", number % 4 > 0, False, number / given, 0.5)
+        for number in range(given)
+    ]
+    found = curve(judged, "margin", points=50)
+    assert found["coverage"][-1] == 1
+    assert found["risk"][-1] == sum(not one.right for one in judged) / given
+    assert len(found["coverage"]) == len(found["risk"]) <= 50

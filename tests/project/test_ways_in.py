@@ -25,7 +25,6 @@ EXPLAINED = ("data.", "model.", "training.", "inference.")
 NOT_YET = {
     "model.vanilla": "chapter 14 is to be written",
     "model.kernel_conv": "the same convolution, quicker on a GPU: no chapter needs it",
-    "inference.chatting": "chapter 11 is to be written",
 }
 
 

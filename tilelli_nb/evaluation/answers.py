@@ -1,5 +1,6 @@
 """Judges a model's answers: right, refused, or wrong, and how sure it was of each."""
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -98,13 +99,16 @@ def knows_when_it_is_right(
 
 
 def curve(judged: Sequence[Judged], signal: str, points: int = 50) -> dict[str, Any]:
-    """Risk against coverage of the answers that were given, thinned to some points."""
+    """Risk against coverage of the answers that were given, thinned to at most so many
+    points; the last one is where all are given.
+    """
     given = [one for one in judged if not one.refused]
     found = risk_coverage(
         [getattr(one, signal) for one in given], [one.right for one in given]
     )
-    step = max(1, len(given) // points)
-    kept = slice(step - 1, None, step)
+    step = max(1, math.ceil(len(given) / points))
+    # counted from the end, so that coverage 1 is among them
+    kept = slice((len(given) - 1) % step, None, step)
     return {
         "coverage": found.coverage[kept].tolist(),
         "risk": found.risk[kept].tolist(),
