@@ -66,7 +66,9 @@ def test_a_chapter_uses_the_modules_of_its_row(chapter, modules):
     text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
     cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", text, re.M | re.S)
     assert len(cells) == sum(c.cell_type == "code" for c in notebook.cells)
-    cells = [re.sub(r"\A(---\n.*?\n---\n|(:.*\n)+)", "", c, flags=re.S) for c in cells]
+    cells = [
+        re.sub(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", "", c, flags=re.S) for c in cells
+    ]
     used = stamps.modules(cells, PACKAGE)
     for module in modules:
         used |= imported(module)
