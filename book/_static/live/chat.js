@@ -8,7 +8,8 @@ const END = 0; // the byte that ends an answer
 const FIRST = 4; // bytes of an answer that decide
 export const REFUSAL = "I don't know.";
 
-const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g;
+// what ends a line, or is a character that one does not see
+const BREAKS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g;
 // what Python takes for a blank; JavaScript's \s would add U+FEFF
 const BLANK = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+";
 const BLANKS = new RegExp(BLANK, "g");
@@ -24,8 +25,11 @@ export function defuse(text) {
   const notes = [];
   const whole = text.replace(/[\ud800-\udfff]/gu, "\ufffd");
   if (whole !== text) notes.push("characters that are not valid were replaced");
-  const plain = strip(whole.replace(CONTROL, " ").replace(BLANKS, " "));
-  if (plain !== strip(whole)) notes.push("line breaks and control characters became spaces");
+  const trimmed = strip(whole); // blanks at the ends are not worth a note
+  const in_line = trimmed.replace(BREAKS, " ");
+  const plain = strip(in_line.replace(BLANKS, " "));
+  if (in_line !== trimmed) notes.push("line breaks and control characters became spaces");
+  else if (plain !== trimmed) notes.push("several blanks, or unusual ones, became a space");
   const safe = plain.replace(ROLE_TAG, "$1$2,");
   if (safe !== plain) notes.push("role tags lost their colon");
   return { text: safe, notes };
