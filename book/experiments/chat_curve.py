@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.questions is not None and args.questions < 1:
+        parser.error("--questions counts questions: 1 or more")
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
     pairs = make_pairs(args.seed)

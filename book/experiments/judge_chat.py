@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--gate", action="store_true")
     parser.add_argument("--questions", type=int, help="of each set, at most")
     args = parser.parse_args()
+    if args.questions is not None and args.questions < 1:
+        parser.error("--questions counts questions: 1 or more")
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
     lm, pairs = TilelliLM.from_pretrained(args.model), make_pairs(args.seed)

@@ -1,0 +1,63 @@
+"""What is said about the bundled models is what their records say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from model_card import card, commands, recipe, results_of
+from tilelli_nb import load_record, pretrained
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ROOT / "tilelli_nb" / "weights"
+RUN_OF = {
+    path.parent.name: pretrained.load_model(path.parent)[1]["run"]
+    for path in sorted(WEIGHTS.glob("*/model.safetensors"))
+}
+# the first one was bundled before the records kept what a card says
+WITH_CARD = [
+    name for name, run in RUN_OF.items() if "bundled" in results_of(load_record(run))
+]
+
+
+def test_all_but_the_first_have_what_a_card_needs():
+    assert set(RUN_OF) - set(WITH_CARD) == {"nano"}
+
+
+@pytest.mark.parametrize("name", WITH_CARD)
+def test_a_card_says_what_the_record_says(name):
+    text = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+    assert text == card(name, load_record(RUN_OF[name]))
+
+
+@pytest.mark.parametrize("name", WITH_CARD)
+def test_a_record_speaks_of_the_file_that_is_bundled(name):
+    bundled = results_of(load_record(RUN_OF[name]))["bundled"]
+    size = (WEIGHTS / name / "model.safetensors").stat().st_size
+    assert bundled["megabytes"] == pytest.approx(size / 1e6, abs=0.001)
+    metadata = pretrained.load_model(WEIGHTS / name)[1]
+    assert metadata["val_bpb"] == bundled["held_out"]["bits_per_byte"]
+    assert ("packed" in metadata) == bundled["said"]["packed"]
+
+
+def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
+    lite = commands(load_record("lite-10m-open-text"), "open_text")
+    assert "--stop-at 3574" in lite[0] and "--steps 600 " in lite[1]
+    assert all("--nproc-per-node 2" in line for line in lite)
+    stopped = load_record("nano-chat") | {"finished": None, "steps": 9510}
+    assert commands(stopped, "stories") == [
+        "tilelli sft --init tilelli/nano --config sft_nano --text stories --seed 0 "
+        "--stop-at 9510 --out runs/nano-chat"
+    ]
+    assert "stopped there on a schedule of 12,000" in recipe(stopped)
+    whole = stopped | {"finished": "2026-11-28T18:00:00Z"}
+    assert "--stop-at" not in commands(whole, "stories")[0]
+    assert "stopped" not in recipe(whole)
+
+
+def test_the_readme_has_the_figures_of_the_model():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    read = load_record(RUN_OF["lite-10m"])["bytes_seen"]
+    size = (WEIGHTS / "lite-10m" / "model.safetensors").stat().st_size
+    assert re.search(r"on (\S+) MB of openly", text)[1] == f"{read / 1e6:.0f}"
+    assert re.search(r"packed into (\S+) MB", text)[1] == f"{size / 1e6:.1f}"
