@@ -219,8 +219,9 @@ def ternary_bars(
         f'height="{scale * unit:.1f}" fill="#E4E4E4"/>'
     )
     said = (
-        f"Scale {factor:.2f} × mean |w| = {scale:.4f}: {zeros:.0%} of the codes are 0, "
-        f"the squared error is {left_over:.1%} of the weights' own squares."
+        f"Scale {factor:.2f} × mean |w| = {scale:.4f}: "
+        f"{zeros:.0%} of the codes are 0, the squared error is "
+        f"{left_over:.1%} of the weights' own squares."
     )
     label = f"{len(weights)} weights as bars, with their codes. {said}"
     return (
