@@ -70,10 +70,8 @@ class BudgetSpent(Exception):
 class Lab:
     """A place where runs are made: the text, the folder, the processes, the budget."""
 
-    def __init__(
-        self, shards: Shards, corpus: str, out: Path, minutes: float, workers: int
-    ) -> None:
-        self.shards, self.corpus, self.out = shards, corpus, out
+    def __init__(self, shards: Shards, out: Path, minutes: float, workers: int) -> None:
+        self.shards, self.out = shards, out
         self.minutes, self.workers = minutes, workers
         self.longest = 0.0  # seconds of a processor, of the runs made here
         self.load = os.getloadavg()[0]
@@ -179,7 +177,7 @@ class Lab:
         results = {
             "study": study.name,
             "question": study.question,
-            "corpus": self.corpus,
+            "corpus": self.shards.describe()["source"],
             "held_out_bytes": min(len(self.shards.val), 2**20),
             "bytes": study.bytes,
             "seeds": list(study.seeds),
@@ -312,7 +310,7 @@ def main() -> int:
     if args.plan:
         plan(studies, shards)
         return 0
-    lab = Lab(shards, args.corpus, args.out, args.minutes, args.workers)
+    lab = Lab(shards, args.out, args.minutes, args.workers)
     warn_of_load(lab.load)
     try:
         for study in studies:

@@ -65,7 +65,7 @@ def file(tmp_path_factory):
 
 
 def a_lab(shards, out, minutes=10.0, workers=1):
-    return lab.Lab(shards, "squares", out, minutes, workers)
+    return lab.Lab(shards, out, minutes, workers)
 
 
 @pytest.fixture(scope="module")
