@@ -4,6 +4,7 @@ what was altered.
 
 import hashlib
 import json
+import threading
 
 import pytest
 import torch
@@ -89,6 +90,43 @@ def test_a_killed_writer_goes_on_and_ends_with_the_same_bytes(tmp_path):
         (tmp_path / "whole" / f).read_bytes() == (tmp_path / "resumed" / f).read_bytes()
         for f in files
     )
+
+
+def test_a_second_writer_waits_for_the_first_and_writes_nothing(tmp_path):
+    texts, second = numbered(), []
+
+    def unread():
+        raise AssertionError("the second writer has read a document")
+        yield
+
+    def first_documents():
+        yield from texts[:100]
+        thread = threading.Thread(
+            target=lambda: second.append(
+                prepare_shards(unread(), tmp_path / "s", "made here", shard_bytes=1000)
+            )
+        )
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and not second  # it waits
+        threads.append(thread)
+        yield from texts[100:]
+
+    threads = []
+    first = prepare_shards(
+        first_documents(), tmp_path / "s", "made here", shard_bytes=1000
+    )
+    threads[0].join(20)
+    assert second[0].train.read() == first.train.read()
+    assert first.train.read() == b"".join(
+        t.encode() + b"\0" for t in texts if not held_out(t)
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="cannot write into"):
+        prepare_shards(numbered(), tmp_path / "file" / "s", "made here")
 
 
 def test_the_manifest_says_what_the_files_are(tmp_path):

@@ -5,6 +5,7 @@ what they are.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ..errors import DataError
@@ -38,16 +40,38 @@ def prepare_shards(
     About one document in twenty is held out by its hash, unless `val_documents` brings
     its own split. A writer that was killed goes on where its last commit was, given the
     same documents: those before it are read again and passed over, unless `documents`
-    has `state()` and `resume(state)`. Raises DataError for fewer than two documents.
+    has `state()` and `resume(state)`. A second process with the same folder waits for
+    the first and writes nothing. Raises DataError for fewer than two documents.
     """
     folder = at_home(folder)
     writer = ShardWriter(folder, source, revision, shard_bytes)
-    if not writer.manifest["complete"]:
-        cursor = None
-        if val_documents is None and hasattr(documents, "resume"):
-            cursor = documents
-        writer.write(with_split(documents, val_documents), cursor)
+    if writer.manifest["complete"]:
+        return open_shards(folder)
+    with one_at_a_time(folder):
+        # another process may have written them while this one waited
+        writer = ShardWriter(folder, source, revision, shard_bytes)
+        if not writer.manifest["complete"]:
+            cursor = None
+            if val_documents is None and hasattr(documents, "resume"):
+                cursor = documents
+            writer.write(with_split(documents, val_documents), cursor)
     return open_shards(folder)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Lets one process write shards into a folder; another waits until it is done.
+    Raises DataError where nothing can be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock").acquire()
+    except OSError as error:
+        raise DataError(
+            f"cannot write into {folder}: {error.strerror}", "choose another folder"
+        ) from None
+    with lock:
+        yield
 
 
 def with_split(
