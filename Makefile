@@ -67,7 +67,7 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
 	phase 1-package tests $(addprefix --ignore=,$(IN_A_BROWSER)) -n $(WORKERS) --dist loadscope; \
-	phase 2-notebooks --nbval-lax notebooks; \
+	phase 2-notebooks --nbval-lax notebooks -n $(WORKERS) --dist loadscope; \
 	phase 3-site $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \
 	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \
@@ -109,9 +109,9 @@ reproduce: $(READY) ## the whole recipe at laptop size in ten minutes, and a rep
 	@echo "Data, pretraining, chat, evaluation, report into runs/reproduce: about ten minutes on 2 cores."
 	@$(BIN)/python book/experiments/reproduce.py $(OPTIONS)
 
-studies: $(READY) ## the studies of chapter 14, into book/runs: at most 150 CPU minutes; the same command goes on
+studies: $(READY) ## the studies of chapter 14 once more, into runs/studies: at most 150 CPU minutes; the same command goes on
 	@echo "Training some two hundred small models, two side by side: an hour or more. Let nothing else run meanwhile."
-	@OMP_NUM_THREADS=1 $(BIN)/python book/experiments/lab.py $(OPTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python book/experiments/lab.py --out runs/studies $(OPTIONS)
 
 pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
 	@echo "Pretraining lite_10m into runs/pretrain: hours on a GPU. What it will cost: tilelli cost"

@@ -36,6 +36,7 @@ from tilelli_nb.evaluation.answers import (
     through,
 )
 from tilelli_nb.evaluation.statistics import auroc, bootstrap
+from tilelli_nb.evaluation.study import weights_digest
 from tilelli_nb.files import write_atomic
 from tilelli_nb.inference.chatting import SIGNALS, Gate, write_gate
 from tilelli_nb.storage import records
@@ -198,6 +199,7 @@ def main() -> None:
     held_out, judged = ask_held_out(lm, pairs)
     results = {
         "model": Path(args.model).name,
+        "weights_sha256": weights_digest(args.model),
         "pairs": {name: len(getattr(pairs, name)) for name in PairSets._fields},
         "held_out": held_out,
         "first": ask_first(lm),

@@ -1,6 +1,6 @@
 """The lab: every study of the book that takes several seeds, in one command.
 
-    python book/experiments/lab.py [parts lite_vanilla fast] [--corpus FOLDER]
+    python book/experiments/lab.py [parts lite_vanilla longer fast] [--corpus FOLDER]
         [--minutes 150] [--workers 2] [--out book/runs] [--plan | --table]
     python book/experiments/lab.py --again book/runs/lab-parts/no-conv-s1
 
@@ -14,6 +14,10 @@ begins anew. OUT/lab-STUDY/results.json then has means, 95% intervals and paired
 when it is spent, no run is begun. --plan times a few steps of each arm and says how long
 everything would take. --again repeats one run from its record and compares every bit.
 Nothing else should run meanwhile: losses do not mind, times do.
+
+The book's records were made in two calls: `fast` from a folder of openly licensed prose,
+the others from a slice of TinyStories. `make studies` reads the book's own stories,
+which are there on every machine, and writes into runs/studies.
 """
 
 import argparse
@@ -59,7 +63,7 @@ from tilelli_nb.errors import ConfigError, TilelliError
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
-ORDER = ("parts", "lite_vanilla", "fast")
+ORDER = ("parts", "lite_vanilla", "longer", "fast")
 BUSY = 0.5  # processors' worth of other work: times are not to be trusted
 
 

@@ -66,6 +66,11 @@ def within(ours, published, tolerance) -> str:
     return CONFIRMED if abs(ours - published) <= tolerance * abs(published) else REFUTED
 
 
+def at_most(ours, published, tolerance) -> str:
+    """No more than the published number, with `tolerance`, a share of it, on top."""
+    return CONFIRMED if ours <= published + tolerance * abs(published) else REFUTED
+
+
 def at_least(ours, published, tolerance) -> str:
     """The whole 95% interval {low, high} must reach `tolerance`. One that lies below
     refutes a number that was published; where the bar is ours, the claim is merely not
@@ -92,7 +97,12 @@ def covers(ours, published, tolerance) -> str:
     return CONFIRMED if is_inside else NOT_SHOWN
 
 
-RULES = {"within": within, "at_least": at_least, "covers": covers}
+RULES = {
+    "within": within,
+    "at_most": at_most,
+    "at_least": at_least,
+    "covers": covers,
+}
 
 
 def judge(claim: dict, root: Path = ROOT) -> str:

@@ -56,7 +56,8 @@ def test_the_evidence_is_about_the_weights_that_are_bundled(claim):
     assert (
         results["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     ), (
-        "the bundled weights are newer: run `python book/experiments/router_claim.py --write`"
+        "the bundled weights are newer than the record: measure again (router_claim.py "
+        "--write, judge_chat.py, tilelli eval all)"
     )
 
 
@@ -69,6 +70,13 @@ def test_the_evidence_is_about_the_weights_that_are_bundled(claim):
 )
 def test_within(ours, verdict):
     assert claims.within(ours, 100, 0.02) == verdict
+
+
+@pytest.mark.parametrize(
+    "ours, verdict", [(0.1, "confirmed"), (3, "confirmed"), (3.01, "refuted")]
+)
+def test_at_most(ours, verdict):
+    assert claims.at_most(ours, 2, 0.5) == verdict
 
 
 @pytest.mark.parametrize(

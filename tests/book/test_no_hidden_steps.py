@@ -17,7 +17,6 @@ PACKAGE = pairs.ROOT / "tilelli_nb"
 # What no chapter shows, and why. A name stands for all that is inside it. Once a
 # chapter shows it, it leaves the list.
 NOT_SHOWN = {
-    "chapter 14 will show it": ["model.vanilla", "evaluation.paired"],
     "for a GPU alone: chapter 3's convolution as a kernel like chapter 5's": [
         "model.attention.load_kernels",
         "model.kernel_conv",
@@ -45,16 +44,6 @@ NOT_SHOWN = {
         "storage.records.versions",
     ],
     "plumbing: a kind of error each": ["errors"],
-    "chapter 12 will show most of it": [
-        "evaluation.abstain",
-        "evaluation.experiments",
-        "evaluation.lessons",
-        "evaluation.probes",
-        "evaluation.rule",
-        "evaluation.signals",
-        "evaluation.study",
-        "evaluation.teaching",
-    ],
     "lists and word-making behind the pairs, which chapter 11 shows": [
         "chat.facts",
         "chat.generated",

@@ -23,7 +23,6 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # Folders whose every module a chapter explains, and what none explains yet.
 EXPLAINED = ("data.", "model.", "training.", "inference.")
 NOT_YET = {
-    "model.vanilla": "chapter 14 is to be written",
     "model.kernel_conv": "the same convolution, quicker on a GPU: no chapter needs it",
 }
 

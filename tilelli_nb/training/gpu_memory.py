@@ -100,7 +100,8 @@ def explain_gpu_errors(micro_batch: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"the memory of this GPU does not hold {micro_batch} sequences at once",
-            "the same command with --resume and --micro-batch auto finds what fits",
+            "the same command with --resume and fewer at once: --micro-batch auto "
+            "finds what fits, or train.micro_batch in a YAML file for --config",
         ) from error
     except Exception as error:
         if explanation := gpu_explanation(error):
