@@ -36,6 +36,7 @@ import torch.nn.functional as F
 
 from tilelli_nb import TilelliLM
 from tilelli_nb.data.stories import stories
+from tilelli_nb.evaluation.claims import judge, load_claims
 from tilelli_nb.files import write_atomic
 from tilelli_nb.model.network import mix
 from tilelli_nb.model.router import PATHWAYS
@@ -44,7 +45,7 @@ from tilelli_nb.storage.checkpoint import MODEL_FILE
 from tilelli_nb.storage.records import dumps, new_record, now
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "book"))
+sys.path.insert(0, str(ROOT / "book" / "tools"))
 import claims  # noqa: E402
 
 # neither was trained on: the models of the book read stories of seed 0
@@ -401,9 +402,9 @@ def main() -> None:
     print(
         f"swapped_bits {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     )
-    for claim in claims.load():
+    for claim in load_claims():
         if claim["ours"] and claim["ours"].get("run") == args.out.name:
-            verdict = claims.judge(claim)
+            verdict = judge(claim)
             changed = args.write and claims.write_verdict(claim["id"], verdict)
             print(f"{claim['id']}: {verdict}" + (" (written)" if changed else ""))
     print(f"{wall:.0f} s")

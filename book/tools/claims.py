@@ -1,15 +1,12 @@
-"""What was claimed, what we measured, and the verdict: reads claims.yml and judges each
-claim by its own rule.
+"""Checks book/claims.yml, and writes verdicts into it. How a claim is judged is in
+tilelli_nb/evaluation/claims.py.
 """
 
-import json
 import re
-from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from pairs import ROOT
+from tilelli_nb.evaluation.claims import RULES, VERDICTS, judge
 
 FILE = ROOT / "book" / "claims.yml"
 KEYS = (
@@ -24,96 +21,6 @@ KEYS = (
     "verdict",
     "chapter",
 )
-VERDICTS = ("confirmed", "refuted", "not shown", "not tested")
-CONFIRMED, REFUTED, NOT_SHOWN, UNTESTED = VERDICTS
-
-
-def load(path: Path = FILE) -> list[dict]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def resolve(pointer: dict | None, root: Path = ROOT):
-    """The number, or the interval {low, high}, that a pointer leads to; None without
-    one. KeyError if it is broken.
-
-    {run, key} reads book/runs/RUN/run.json, or another `file` there; {config, key:
-    parameters} counts a configuration.
-    """
-    if pointer is None:
-        return None
-    if "config" in pointer:
-        return parameters(pointer["config"])
-    path = root / "book" / "runs" / pointer["run"] / pointer.get("file", "run.json")
-    if not path.is_file():
-        raise KeyError(f"there is no {path.relative_to(root).as_posix()}")
-    value = json.loads(path.read_text(encoding="utf-8"))
-    for name in pointer["key"].split("."):
-        value = value[int(name) if isinstance(value, list) else name]
-    return value
-
-
-@lru_cache
-def parameters(config: str) -> int:
-    """Counts the parameters of a configuration."""
-    from tilelli_nb import TilelliLM, load_config
-
-    lm = TilelliLM(load_config(config))
-    return sum(parameter.numel() for parameter in lm.parameters())
-
-
-def within(ours, published, tolerance) -> str:
-    """No further from the published number than `tolerance`, a share of it."""
-    return CONFIRMED if abs(ours - published) <= tolerance * abs(published) else REFUTED
-
-
-def at_most(ours, published, tolerance) -> str:
-    """No more than the published number, with `tolerance`, a share of it, on top."""
-    return CONFIRMED if ours <= published + tolerance * abs(published) else REFUTED
-
-
-def at_least(ours, published, tolerance) -> str:
-    """The whole 95% interval {low, high} must reach `tolerance`. One that lies below
-    refutes a number that was published; where the bar is ours, the claim is merely not
-    shown by this model. One on both sides of the bar does not show it either.
-
-    A record may say that the claim does not apply: {low, high, applies: false}.
-    """
-    if not ours.get("applies", True):
-        return UNTESTED
-    if ours["low"] >= tolerance:
-        return CONFIRMED
-    is_excluded = ours["high"] < tolerance and published is not None
-    return REFUTED if is_excluded else NOT_SHOWN
-
-
-def covers(ours, published, tolerance) -> str:
-    """The 95% interval {low, high} of a smaller model, or its one number, must hold the
-    published number, give or take `tolerance`. Where it does not, size may be why: the
-    claim is not shown, and never refuted.
-    """
-    if not isinstance(ours, dict):
-        ours = {"low": ours, "high": ours}
-    is_inside = ours["low"] - tolerance <= published <= ours["high"] + tolerance
-    return CONFIRMED if is_inside else NOT_SHOWN
-
-
-RULES = {
-    "within": within,
-    "at_most": at_most,
-    "at_least": at_least,
-    "covers": covers,
-}
-
-
-def judge(claim: dict, root: Path = ROOT) -> str:
-    """The verdict that the claim's own rule gives; "not tested" while there is no
-    number of ours.
-    """
-    ours = resolve(claim["ours"], root)
-    if ours is None:
-        return UNTESTED
-    rule = RULES[claim["rule"]]
-    return rule(ours, claim["published"], claim["tolerance"])
 
 
 def problems(claim: dict, root: Path = ROOT) -> list[str]:
@@ -137,7 +44,7 @@ def problems(claim: dict, root: Path = ROOT) -> list[str]:
     if found:
         return found
     try:
-        due = judge(claim, root)
+        due = judge(claim, root / "book" / "runs")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         return [f"{name}: its pointer or its rule cannot be followed: {error}"]
     if due != verdict:

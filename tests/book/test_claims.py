@@ -9,8 +9,17 @@ import pytest
 
 import claims
 from pairs import ROOT
+from tilelli_nb.evaluation.claims import (
+    VERDICTS,
+    at_least,
+    at_most,
+    covers,
+    follow,
+    load_claims,
+    within,
+)
 
-CLAIMS = claims.load()
+CLAIMS = load_claims()
 NAMES = [claim["id"] for claim in CLAIMS]
 
 
@@ -69,14 +78,14 @@ def test_the_evidence_is_about_the_weights_that_are_bundled(claim):
     [(98, "confirmed"), (102, "confirmed"), (97.9, "refuted"), (200, "refuted")],
 )
 def test_within(ours, verdict):
-    assert claims.within(ours, 100, 0.02) == verdict
+    assert within(ours, 100, 0.02) == verdict
 
 
 @pytest.mark.parametrize(
     "ours, verdict", [(0.1, "confirmed"), (3, "confirmed"), (3.01, "refuted")]
 )
 def test_at_most(ours, verdict):
-    assert claims.at_most(ours, 2, 0.5) == verdict
+    assert at_most(ours, 2, 0.5) == verdict
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,7 @@ def test_at_most(ours, verdict):
     ],
 )
 def test_covers(ours, verdict):
-    assert claims.covers(ours, 0.54, 0.02000001) == verdict
+    assert covers(ours, 0.54, 0.02000001) == verdict
 
 
 @pytest.mark.parametrize(
@@ -106,10 +115,10 @@ def test_covers(ours, verdict):
 )
 def test_at_least(low, high, verdict, of_a_published_number):
     ours = {"low": low, "high": high}
-    assert claims.at_least(ours, None, 0.1) == verdict
-    assert claims.at_least(ours, 0.3, 0.1) == of_a_published_number
+    assert at_least(ours, None, 0.1) == verdict
+    assert at_least(ours, 0.3, 0.1) == of_a_published_number
     does_not_apply = ours | {"applies": False}
-    assert claims.at_least(does_not_apply, None, 0.1) == "not tested"
+    assert at_least(does_not_apply, None, 0.1) == "not tested"
 
 
 # --- the checks find what they are for ---
@@ -156,7 +165,7 @@ def test_a_claim_in_order_has_no_problems(shelf):
         ({"ours": {"run": "scales", "key": "seen.7.kg"}}, "cannot be followed"),
         (
             {"ours": {"run": "scale", "key": "seen"}},
-            "there is no book/runs/scale/run.json",
+            "there is no scale/run.json among the records",
         ),
         ({"rule": "at_least"}, "cannot be followed"),
         ({"rule": "feels_right"}, "the rule 'feels_right' is none of"),
@@ -178,7 +187,7 @@ def test_missing_keys_are_named(shelf):
 
 
 def test_the_size_of_a_configuration_is_counted():
-    assert claims.resolve({"config": "lite_10m", "key": "parameters"}) == 10_050_816
+    assert follow({"config": "lite_10m", "key": "parameters"}) == 10_050_816
 
 
 def test_a_verdict_is_written_without_touching_anything_else(tmp_path):
@@ -186,9 +195,9 @@ def test_a_verdict_is_written_without_touching_anything_else(tmp_path):
     before = claims.FILE.read_text(encoding="utf-8")
     file.write_text(before, encoding="utf-8")
     name, old = CLAIMS[1]["id"], CLAIMS[1]["verdict"]
-    new = next(verdict for verdict in claims.VERDICTS if verdict != old)
+    new = next(verdict for verdict in VERDICTS if verdict != old)
     assert claims.write_verdict(name, new, file)
-    assert [c["verdict"] for c in claims.load(file)] == [
+    assert [c["verdict"] for c in load_claims(file)] == [
         new if c["id"] == name else c["verdict"] for c in CLAIMS
     ]
     assert (

@@ -107,15 +107,16 @@ def test_a_second_writer_waits_for_the_first_and_writes_nothing(tmp_path):
             )
         )
         thread.start()
-        thread.join(0.3)
-        assert thread.is_alive() and not second  # it waits
+        thread.join(2.5)  # it waits, and says so after two seconds
+        assert thread.is_alive() and not second
         threads.append(thread)
         yield from texts[100:]
 
     threads = []
-    first = prepare_shards(
-        first_documents(), tmp_path / "s", "made here", shard_bytes=1000
-    )
+    with pytest.warns(UserWarning, match="another process prepares s: waiting"):
+        first = prepare_shards(
+            first_documents(), tmp_path / "s", "made here", shard_bytes=1000
+        )
     threads[0].join(20)
     assert second[0].train.read() == first.train.read()
     assert first.train.read() == b"".join(

@@ -3,7 +3,10 @@ commands of CONTRIBUTING, the workflows.
 """
 
 import ast
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -124,3 +127,36 @@ def test_workflows_test_two_systems_and_publish_tags_alone():
         row["system"] for row in test["jobs"]["test"]["strategy"]["matrix"]["include"]
     ]
     assert systems == ["ubuntu-latest", "macos-latest"]
+
+
+# --- the scripts that make records start ---
+
+SCRIPTS = sorted((ROOT / "book" / "experiments").glob("*.py"))
+# Each as if it stood alone: with the path that Python gives it, and none of the
+# others' modules.
+IMPORTS = """
+import runpy, sys
+path = list(sys.path)
+for script in sys.argv[1:]:
+    known = set(sys.modules)
+    sys.path[:] = [script.rpartition("/")[0], *path]
+    try:
+        runpy.run_path(script, run_name="imported")
+    except ImportError as error:
+        print(script, error)
+    for name in set(sys.modules) - known:
+        if "/book/" in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+"""
+
+
+def test_every_script_of_an_experiment_can_be_imported():
+    files = [script.as_posix() for script in SCRIPTS]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *files],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr

@@ -4,6 +4,7 @@ what they are.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import DataError
@@ -60,18 +61,27 @@ def prepare_shards(
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Lets one process write shards into a folder; another waits until it is done.
-    Raises DataError where nothing can be written.
+    """Lets one process write shards into a folder; another waits until it is done, and
+    says so where that takes longer than two seconds. Raises DataError where nothing can
+    be written.
     """
+    lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock").acquire()
+        try:
+            lock.acquire(timeout=2)
+        except Timeout:
+            said = f"another process prepares {folder.name}: waiting until it is done"
+            warnings.warn(said, stacklevel=4)  # where prepare_shards was called
+            lock.acquire()
     except OSError as error:
         raise DataError(
             f"cannot write into {folder}: {error.strerror}", "choose another folder"
         ) from None
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def with_split(
