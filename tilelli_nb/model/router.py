@@ -23,7 +23,7 @@ class Router(nn.Module):
         better.
         """
         logits = F.linear(y, self.rows_for(y.device.type))[..., : len(PATHWAYS)]
-        # A softmax in 16 bits would round a confident router to exactly 0 and 1.
+        # In bf16 a share of 0.999 would become exactly 1.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return logits.softmax(-1, dtype=dtype)
 

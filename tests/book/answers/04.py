@@ -91,37 +91,37 @@ class kept_share:
 
 
 class score_gradient:
-    def right_list(weight, wanted):
-        p, d = weight.tolist(), wanted.tolist()
+    def right_list(weight, d):
+        p, d = weight.tolist(), d.tolist()
         mean = sum(a * b for a, b in zip(p, d, strict=True))
         return [a * (b - mean) for a, b in zip(p, d, strict=True)]
 
-    def right_numpy(weight, wanted):
-        p, d = weight.numpy(), wanted.numpy()
+    def right_numpy(weight, d):
+        p, d = weight.numpy(), d.numpy()
         return p * d - p * (p @ d)
 
-    def right_jacobian(weight, wanted):
+    def right_jacobian(weight, d):
         jacobian = torch.diag(weight) - torch.outer(weight, weight)
-        return jacobian @ wanted
+        return jacobian @ d
 
-    def right_autograd(weight, wanted):
+    def right_autograd(weight, d):
         scores = weight.log().requires_grad_()
-        return torch.autograd.grad(scores.softmax(0), scores, wanted)[0]
+        return torch.autograd.grad(scores.softmax(0), scores, d)[0]
 
-    def wrong_plain_mean(weight, wanted):
-        return weight * (wanted - wanted.mean())
+    def wrong_plain_mean(weight, d):
+        return weight * (d - d.mean())
 
-    def wrong_mean_of_the_kept(weight, wanted):
-        return weight * (wanted - wanted[weight > 0].mean())
+    def wrong_mean_of_the_kept(weight, d):
+        return weight * (d - d[weight > 0].mean())
 
-    def wrong_no_mean(weight, wanted):
-        return weight * wanted
+    def wrong_no_mean(weight, d):
+        return weight * d
 
-    def wrong_not_weighted(weight, wanted):
-        return wanted - (weight * wanted).sum()
+    def wrong_not_weighted(weight, d):
+        return d - (weight * d).sum()
 
-    def wrong_sign(weight, wanted):
-        return weight * ((weight * wanted).sum() - wanted)
+    def wrong_sign(weight, d):
+        return weight * ((weight * d).sum() - d)
 
 
 class near_ties:
