@@ -1,7 +1,7 @@
 """What do 16-bit products buy in training, and what do they cost?
 
     python tests/benchmarks/precision_speed.py --corpus FOLDER [--config lite_10m_fast]
-    [--rounds 9] [--megabytes 1] [--threads 1] [--out book/runs/NAME]
+        [--rounds 9] [--megabytes 1] [--threads 1] [--out book/runs/NAME]
 
 First both precisions make a step by turns, each first in every other round; the ratio
 of bytes per second is taken round by round. Then a model is trained in each for some
