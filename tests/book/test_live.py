@@ -730,9 +730,7 @@ def test_what_the_page_says_of_the_ternary_product_is_in_the_record():
         way: times[f"384 -> 1536, {way}"] + times[f"1536 -> 384, {way}"]
         for way in ("table of sums", "lists to add and subtract", "fp32 numbers")
     }
-    assert total["table of sums"] / total["fp32 numbers"] == pytest.approx(
-        0.4, rel=0.1
-    )
+    assert total["table of sums"] / total["fp32 numbers"] == pytest.approx(0.4, rel=0.1)
     assert total["table of sums"] / total["lists to add and subtract"] == pytest.approx(
         0.55, rel=0.1
     )
