@@ -110,7 +110,7 @@ reproduce: $(READY) ## the whole recipe at laptop size in ten minutes, and a rep
 	@$(BIN)/python book/experiments/reproduce.py $(OPTIONS)
 
 studies: $(READY) ## the studies of chapter 14 once more, into runs/studies: at most 150 CPU minutes; the same command goes on
-	@echo "Training some two hundred small models, two side by side: an hour or more. Let nothing else run meanwhile."
+	@echo "Training nearly two hundred small models, two side by side: an hour or more. Let nothing else run meanwhile."
 	@OMP_NUM_THREADS=1 $(BIN)/python book/experiments/lab.py --out runs/studies $(OPTIONS)
 
 pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import pretrained
 from .config import Config
@@ -19,7 +19,7 @@ from .files import at_home, write_atomic
 from .inference import decoding, generation_config, packed
 from .inference.chatting import Talker
 from .inference.prepared import Prepared
-from .model.network import Network
+from .model.network import Network, check_tokens
 from .model.ternary import TernaryLinear
 from .storage import checkpoint, hub
 
@@ -51,6 +51,18 @@ def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
     return True
 
 
+def make_of(part: nn.Module) -> tuple[type, dict[str, Any]]:
+    """The class of a part and its settings: the plain values that it holds, such as
+    how many keys are kept.
+    """
+    settings = {
+        name: value
+        for name, value in vars(part).items()
+        if isinstance(value, int | float | str) and name != "training"
+    }
+    return type(part), settings
+
+
 class TilelliLM(Network, Talker):
     """The byte-level language model. Build it from a Config, or load it with
     `from_pretrained`.
@@ -67,7 +79,7 @@ class TilelliLM(Network, Talker):
         """
         super().__init__(config.model)
         self.config = config
-        self.built_from = [type(part) for part in self.modules()]  # see is_as_built
+        self.built_from = [make_of(part) for part in self.modules()]  # see is_as_built
         # how it is sampled when nobody says how, such as {"temperature": 0.3}
         self.sampling_defaults: dict[str, Any] = {}
         if draw:
@@ -86,7 +98,7 @@ class TilelliLM(Network, Talker):
         """
         if targets is None:
             return super().forward(x)
-        self.check_tokens(x)
+        check_tokens(x, self.context)
         terms = self.loss_terms(x, targets)
         weight = self.config.train.balance_weight if self.training else 0.0
         return terms.objective(weight, terms.predicted, len(x))
@@ -144,12 +156,13 @@ class TilelliLM(Network, Talker):
 
     def is_as_built(self) -> bool:
         """Whether this is a routed model with the parts of its constructor, unchanged:
-        people replace them, or hook into them, to see what happens.
+        people replace them, give them other settings, or hook into them, to see what
+        happens.
         """
         if type(self) is not TilelliLM or self.config.model.block != "routed":
             return False
         parts = list(self.modules())
-        if [type(part) for part in parts] != self.built_from:
+        if [make_of(part) for part in parts] != self.built_from:
             return False
         for part in parts:
             # the form would not call them
@@ -158,8 +171,7 @@ class TilelliLM(Network, Talker):
             # a method that was set on this one object
             if any(callable(value) for value in vars(part).values()):
                 return False
-        keep = self.config.model.keep
-        return all(block.attention.keep == keep for block in self.blocks)
+        return True
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":

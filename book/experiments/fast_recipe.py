@@ -1,8 +1,8 @@
-"""Trains lite_10m by a dozen recipes for the same time each, on one thread, and keeps
-their run records for chapter 14.
+"""Trains lite_10m by thirteen recipes, or those of --names, for the same time each, on
+one thread, and keeps their run records for chapter 14.
 
     python book/experiments/fast_recipe.py --corpus FOLDER [--seconds 240]
-        [--names muon-16 adamw-16-2e-3 ...] [--out book/runs]
+        [--names muon-16-0.02 adamw-16-2e-3 ...] [--out book/runs]
 
 First a few steps of every recipe are timed by turns, in processor seconds, so that what
 else the machine does matters little; the medians go into OUT/recipe-timing. From them

@@ -1,10 +1,10 @@
 """How many bytes a second the training loop reads at several micro-batches, and which
 operations take the time.
 
-    python book/experiments/gpu_throughput.py --config lite_10m --out DIR [--micro 16 32 64
-    128] [--seconds 6]
+    python book/experiments/gpu_throughput.py --config lite_10m --out DIR
+        [--micro 16 32 64 128] [--seconds 6]
 
-A part of gpu_plan.py's `check`, in a process of its own. The steps are those of
+A part of gpu_plan.py's `finish`, in a process of its own. The steps are those of
 training: batches from shards (of random bytes), the transfer, the update.
 DIR/throughput-CONFIG.json is rewritten after every measurement, and
 DIR/profile-CONFIG.txt is the table of torch.profiler: time on the device on CUDA, on

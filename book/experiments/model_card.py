@@ -3,7 +3,8 @@ bundled, say about it.
 
     python book/experiments/model_card.py NAME
 
-writes tilelli_nb/weights/NAME/README.md anew. Nothing is measured here: every number
+writes tilelli_nb/weights/NAME/README.md anew (nano's card is older than the records
+that this needs, and is written by hand). Nothing is measured here: every number
 comes from book/runs, where bundle_weights.py has put it, together with the words that
 were said there about the model.
 """
@@ -21,6 +22,11 @@ from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.records import runs_folder
 
 ROOT = Path(__file__).parents[2]
+OF_THE_BOOK = ("stories", "docs")  # the corpora that the book makes by itself
+MISSING = """
+`{corpus}` is a folder of text that does not come with this book: with another text, the
+commands train another model.
+"""
 SHOWN = 10  # samples in the card, of those in the record
 CARD = """\
 # tilelli/{name}
@@ -37,7 +43,7 @@ code of this book.
 ```sh
 {commands}
 ```
-
+{missing}
 ## Measured
 
 Bits per byte, in chunks of {context} bytes, of the weights as they lie here, beside two
@@ -220,7 +226,8 @@ def card(name: str, record: dict) -> str:
     """The card of a model that was bundled from the run of this record."""
     bundled = results_of(record)["bundled"]
     runs = history(record)
-    lines = [line for run in runs for line in commands(run, bundled["said"]["corpus"])]
+    corpus = bundled["said"]["corpus"]
+    lines = [line for run in runs for line in commands(run, corpus)]
     texts = {"held out": bundled["held_out"], **bundled["elsewhere"]}
     context = record["config"]["model"]["context"]
     about = (
@@ -228,6 +235,7 @@ def card(name: str, record: dict) -> str:
         "thread."
     )
     network = TilelliLM(Config.from_dict(record["config"]), draw=False)
+    missing = "" if corpus in OF_THE_BOOK else MISSING.format(corpus=corpus)
     return CARD.format(
         name=name,
         run=record["name"],
@@ -235,6 +243,7 @@ def card(name: str, record: dict) -> str:
         context=context,
         facts="\n".join(facts(runs, bundled)),
         commands="\n".join(lines),
+        missing=missing,
         measured="\n".join(row(text, found) for text, found in texts.items()),
         samples="\n\n".join(map(quote, shown(bundled["samples"]))),
         about=textwrap.fill(about, 88),

@@ -1,17 +1,17 @@
 """Do common bigrams go to the convolution, and far references to attention? Measured on
 the bundled model.
 
-    python book/experiments/router_claim.py [--write] [--stories 400] [--model
-    tilelli/nano]
+    python book/experiments/router_claim.py [--write] [--stories 400]
+        [--model tilelli/nano]
 
 What is compared was decided before anything was measured (chapter 7 says it in words):
   bigrams     share of the convolution where a common pair of letters ends, minus the
-  same for rare pairs references  share of attention in words mentioned before in the
-  window, but further back than all convolutions
-              together hear, minus the same for first mentions: same length, same letter
-              of the word, same quarter of the window
+              same for rare pairs
+  references  share of attention in words mentioned before in the window, but further
+              back than all convolutions together hear, minus the same for first
+              mentions: same length, same letter of the word, same quarter of the window
   swapped     the same bytes of the same name twice, once with its earlier mentions
-  replaced by another name
+              replaced by another name
               (swapped_bits: what the earlier mention saves, in bits per byte; the claim
               about references applies only to a model that it saves at least WORTH)
   th          share of the convolution at the h of every "th"

@@ -1,10 +1,10 @@
 """Trains four-block models of several widths on the same bytes and keeps their run
 records for chapter 9.
 
-    python book/experiments/scaling_runs.py [--widths 32 48 64 96] [--steps 1500] [--out
-    book/runs]
+    python book/experiments/scaling_runs.py [--widths 32 48 64 96] [--steps 1500]
+        [--out book/runs]
 
-About ten minutes on two cores. Each run leaves OUT/scaling-dNNN/run.json and
+About ten minutes on two cores; the book's records were made with --steps 400. Each run leaves OUT/scaling-dNNN/run.json and
 metrics.jsonl.
 """
 

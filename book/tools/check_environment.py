@@ -43,8 +43,8 @@ def check_packages():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            fix = f"run `make book`, or: {sys.executable} -m pip install {pin}"
-            yield False, name, "", fix
+            install = f"{sys.executable} -m pip install {pin}"
+            yield False, name, "", f"run `make lab` or `make test`, or: {install}"
             continue
         if found.partition("+")[0] != wanted:  # 2.13.0+cpu is 2.13.0
             found += f" (the book was tested with {wanted})"

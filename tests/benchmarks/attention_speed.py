@@ -1,8 +1,8 @@
 """Top-k attention, every version of it, beside dense attention: milliseconds, bytes/s,
 FLOP/s and memory.
 
-    python tests/benchmarks/attention_speed.py [--lengths 128 256 512 1024] [--out
-    book/runs/NAME] [--quick]
+    python tests/benchmarks/attention_speed.py [--lengths 128 256 512 1024]
+        [--out book/runs/NAME] [--quick]
 
 On CUDA at full size (B 128, H 8, width 48, bf16) with the Triton kernel; on a CPU small
 (B 4, fp32) and without it: in the interpreter it computes, but its time means nothing.
@@ -10,10 +10,12 @@ All versions of one length take turns, round by round; a figure is the median of
 rounds. Each is timed forward, and forward with backward; memory and threads are set as
 `tilelli train` sets them. What is compared:
 
-    kernel      tilelli_nb/model/kernels.py (CUDA)              blocked
-    tilelli_nb/model/attention.py (CPU) reference   the plain rule of tilelli_nb/model/attention.py
-    compiled  the same through torch.compile (CUDA) flex        FlexAttention, dense and
-    causal (CUDA)    sdpa      F.scaled_dot_product_attention, dense and causal
+    kernel      tilelli_nb/model/kernels.py (CUDA)
+    blocked     tilelli_nb/model/attention.py (CPU)
+    reference   the plain rule of tilelli_nb/model/attention.py
+    compiled    the same through torch.compile (CUDA)
+    flex        FlexAttention, dense and causal (CUDA)
+    sdpa        F.scaled_dot_product_attention, dense and causal
 
 The ceilings are measured, too: a copy of 1 GB (64 MB on a CPU) and a product of two
 large matrices.

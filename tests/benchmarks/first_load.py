@@ -1,8 +1,8 @@
 """How long a first load takes, in a process that has done nothing but import torch and
 the package: `python tests/benchmarks/first_load.py [MODEL ...]`.
 
-Prints the best and the median of some fresh processes, in seconds. The bound that the
-book promises is 0.3 s on an idle machine.
+Prints the best and the median of some fresh processes, in seconds. The bound that we
+set ourselves is 0.3 s on an idle machine.
 """
 
 import statistics

@@ -1,19 +1,21 @@
 """How many bytes a second does a model write on a CPU, and what is left to win?
 
     python tests/benchmarks/generation_speed.py [--config lite_10m | --model FOLDER]
-    [--rounds 5] [--out book/runs/NAME] python tests/benchmarks/generation_speed.py
-    --model tilelli/nano --text held-out.txt
+        [--rounds 5] [--out book/runs/NAME]
+    python tests/benchmarks/generation_speed.py --model tilelli/nano --text held-out.txt
 
 Paired rounds on one thread: each round times every way of writing in turn, on the same
 weights with the same draws, and the ratios are taken round by round. The ways:
   window again, plain    the window read again for every byte by a straightforward build
-  (PlainLM of training_speed.py) window again           the same by this package's
-  forward eager, plain           a straightforward decoder with states (PlainDecoder
-  below): separate q, k and v maps, caches
-                         that grow by torch.cat, the ternary weights made once
-  eager                  this package's own steps, without prepare() GPT-2 with its
-  cache   transformers' GPT-2 of about the same size, where that is installed; the
-  benchmark says if not prepared ...           the four forms
+                         (PlainLM of training_speed.py)
+  window again           the same by this package's forward
+  eager, plain           a straightforward decoder with states (PlainDecoder below):
+                         separate q, k and v maps, caches that grow by torch.cat, the
+                         ternary weights made once
+  eager                  this package's own steps, without prepare()
+  GPT-2 with its cache   transformers' GPT-2 of about the same size, where that is
+                         installed; the benchmark says if not
+  prepared ...           the four forms
 "inside" starts behind a prompt of 128 bytes and does not fill the context; "crossing"
 writes on through several full contexts, with the re-reading (not for the plain decoder,
 which has no fast way to read again). Inside, the window read again has the lengths that

@@ -2,8 +2,9 @@
 or beside another model?
 
     python tests/benchmarks/training_speed.py [--config nano] [--rounds 5] [--steps 6]
-    [--out book/runs/NAME] python tests/benchmarks/training_speed.py --config lite_10m
-    --against vanilla_10m --rounds 151 --steps 1
+        [--out book/runs/NAME]
+    python tests/benchmarks/training_speed.py --config lite_10m --against vanilla_10m
+        --rounds 151 --steps 1
 
 The straightforward build has the same parameters and computes the same function:
 separate q, k, v and router maps, full T x T scores, torch.topk, a masked softmax,

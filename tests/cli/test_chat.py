@@ -1,6 +1,9 @@
 """`tilelli sft` and `tilelli chat`: from a pretrained model to a conversation."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -69,6 +72,8 @@ def test_sft_resumes_its_own_length_alone_and_needs_the_gpu_that_is_paid_for(
     again = ["sft", "--out", out, "--pairs", 6000, "--batch", 4, "--resume"]
     with pytest.raises(ConfigError, match="has 2 steps, not 500"):
         tilelli(*again, "--steps", 500, catch_exceptions=False)
+    with pytest.raises(ConfigError, match="did not start from tilelli/lite-10m"):
+        tilelli(*again, "--init", "tilelli/lite-10m", catch_exceptions=False)
     monkeypatch.setenv("RUNPOD_POD_ID", "abc")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -200,3 +205,24 @@ def test_the_end_of_the_keyboard_ends_the_program(monkeypatch):
 
         monkeypatch.setattr("builtins.input", pressed)
         assert chat_module.read_line() is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+def test_what_is_typed_need_not_be_text(taught):
+    """In a terminal, whose letters Python may take strictly."""
+    out, _ = taught
+    ours, theirs = os.openpty()
+    program = [sys.executable, "-m", "tilelli_nb.cli", "chat", "--model", str(out)]
+    os.write(ours, b"caf\xe9?\n/quit\n")
+    done = subprocess.run(
+        program,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        timeout=120,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stdout
+    assert b"characters that are not valid were replaced" in done.stdout

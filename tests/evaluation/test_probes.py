@@ -100,7 +100,9 @@ def test_each_answer_is_that_of_a_trained_fact(probe, trained):
 
 
 def test_what_is_to_be_refused_is_no_trained_fact():
-    """None of the names that it asks about is the key of a fact in the same words."""
+    """Its sentence is no wording of a fact; whether a fact answers it all the same, a
+    reader must see.
+    """
     facts = {t: topic for t, topic in wordings() if topic.answer}
     assert not [p.prompt for p in REFUSED if normal_form(p.prompt) in facts]
     assert all(bool(probe.fact) == (probe.regime == "neo") for probe in REFUSED)

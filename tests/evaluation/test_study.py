@@ -168,10 +168,10 @@ def quick(monkeypatch, tmp_path):
     return tmp_path
 
 
-def carry_out(folder, out, seeds, name="v7"):
+def carry_out(folder, out, seeds, name="v7", about=None):
     lm = tiny(dtype=torch.float32)
     one = Study(name, str(folder / "model"), folder / out)
-    one.begin(lm, TEXT, {"source": "a fox"})
+    one.begin(lm, TEXT, about or {"source": "a fox"})
     lines = []
     one.run(Workshop(lm, TEXT), TEXT, seeds, lines.append)
     return one, lines
@@ -232,9 +232,24 @@ def test_another_study_in_the_folder_is_refused(quick):
         carry_out(quick, "mine", 1, "v4")
 
 
-def test_damaged_results_are_named(quick):
+def test_another_text_to_learn_from_is_refused(quick):
+    carry_out(quick, "mine", 1, "v4", {"source": "a fox", "sha256": "1"})
+    carry_out(quick, "mine", 1, "v4", {"source": "a fox", "sha256": "1"})
+    with pytest.raises(EvaluationError, match="mine holds a study with another text"):
+        carry_out(quick, "mine", 2, "v4", {"source": "a fox", "sha256": "2"})
+
+
+def test_the_record_of_another_run_is_left_alone(quick):
+    (quick / "model" / "run.json").write_text('{"kind": "sft"}')
+    with pytest.raises(EvaluationError, match="model holds a run that is no study"):
+        carry_out(quick, "model", 1, "v4")
+    assert (quick / "model" / "run.json").read_text() == '{"kind": "sft"}'
+
+
+@pytest.mark.parametrize("text", ['{"experiment": ', "[1]", "3"])
+def test_damaged_results_are_named(quick, text):
     (quick / "hurt").mkdir()
-    (quick / "hurt" / "results.json").write_text('{"experiment": ')
+    (quick / "hurt" / "results.json").write_text(text)
     with pytest.raises(EvaluationError, match="hurt/results.json is not JSON"):
         carry_out(quick, "hurt", 1, "v4")
 

@@ -184,6 +184,13 @@ def test_an_answer_must_fit_behind_its_question(lm, max_new):
         Conversation(lm, max_new=max_new)
 
 
+def test_a_question_that_the_window_would_lose_is_refused():
+    short = tiny(dtype=torch.float32, context=64)
+    Conversation(short).ask("Who are you?")
+    with pytest.raises(GenerationError, match="a model that sees 64"):
+        Conversation(short).ask("Who are you, " + "and you, " * 9)
+
+
 def test_a_gate_lies_beside_its_model(tmp_path):
     assert read_gate(tmp_path) is None
     write_gate(tmp_path, Gate("margin", 0.625))
@@ -193,6 +200,8 @@ def test_a_gate_lies_beside_its_model(tmp_path):
         "[]",
         '{"signal": "luck", "threshold": 1}',
         '{"signal": "margin"}',
+        '{"signal": ["margin"], "threshold": 1}',
+        '{"signal": "margin", "threshold": NaN}',
     ):
         (tmp_path / "gate.json").write_text(wrong)
         with pytest.raises(CheckpointError, match="is no gate"):

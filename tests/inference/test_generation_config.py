@@ -175,3 +175,11 @@ def test_nano_is_sampled_at_the_temperature_that_its_record_is_for():
     shares = ", ".join(f"{n / 2:.0f}% at {t:g}" for t, n in sorted(whole.items()))
     assert f"temperature {nano.sampling().temperature:g} unless" in card
     assert shares in card
+
+
+def test_a_setting_that_there_is_not_is_refused(tmp_path):
+    lm = small(max_new_tokens=5)
+    with pytest.raises(GenerationError, match="'max_new_tokens'\n.*max_new, temp"):
+        lm.generate([1])
+    with pytest.raises(GenerationError, match="holds 'max_new_tokens'"):
+        lm.save_pretrained(tmp_path)

@@ -292,6 +292,8 @@ def test_what_cannot_be_prepared_says_so(nano):
         TilelliLM(load_config("nano").with_model(block="vanilla", d_model=16)).prepare()
     with pytest.raises(TokenError, match="257 bytes"):
         nano.prepare()(torch.zeros(1, 257, dtype=torch.long))
+    with pytest.raises(TokenError, match="they go from -1 to 300"):
+        nano.prepare()(torch.tensor([[-1, 300]]))
 
 
 # A model prepares itself
@@ -460,6 +462,14 @@ def keeping_fewer_keys(lm):
     lm.blocks[0].attention.keep = 1
 
 
+def with_one_head(lm):
+    lm.blocks[0].attention.n_heads = 1
+
+
+def with_another_eps(lm):
+    lm.norm.eps = 5.0
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -471,6 +481,8 @@ def keeping_fewer_keys(lm):
         with_another_part,
         with_another_method,
         keeping_fewer_keys,
+        with_one_head,
+        with_another_eps,
     ],
 )
 def test_a_model_that_cannot_be_prepared_exactly_writes_by_itself(change):

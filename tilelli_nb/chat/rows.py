@@ -43,8 +43,9 @@ class ChatRows:
         source: str,
     ) -> None:
         """`conversations` hold their turns, (question, answer) each; `source` says in a
-        few words where they come from. Raises DataError for none at all, or for one of
-        more than 256 bytes.
+        few words where they come from. A long question is cut to its last 160 bytes, as
+        when it is asked. Raises DataError for none at all, or for one of more than 256
+        bytes.
         """
         if not conversations:
             raise DataError("there are no conversations", "give at least one")

@@ -121,7 +121,8 @@ def encode_row(turns: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
 
     The target at position i is byte i + 1, where that byte belongs to an answer or is
     the byte 0 that ends one, and -100 elsewhere: the model learns to answer, not to
-    ask. The last byte 0 is a target and never an input.
+    ask. The last byte 0 is a target and never an input. A long question is cut to its
+    last 160 bytes, as when it is asked.
 
     Raises DataError for no turns at all, and for more than 256 bytes.
     """

@@ -48,6 +48,9 @@ def main() -> None:
         # a terminal that cannot show a character shows ? in its place
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # what is typed may be no text: `tilelli chat` says what it makes of it
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
         app()
     except TilelliError as error:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from ..files import at_home
+from ..files import at_home, is_file
+from ..storage.records import load_record
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, MODEL_HELP
 from .train import (
@@ -128,6 +129,20 @@ class SftOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+def check_start(init: str, out: Path) -> None:
+    """Raises ConfigError where a run is to go on from other weights than it began
+    with.
+    """
+    if not is_file(out / "run.json"):
+        return  # nothing to go on with: that is said elsewhere
+    began = load_record(out)["notes"]
+    if not began.startswith(f"Started from the weights of {init}."):
+        raise ConfigError(
+            f"the run in {out.name} did not start from {init}",
+            "go on with the same --init, or choose another --out",
+        )
+
+
 def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     """Makes the pairs and trains the model on them: the run record, or None in all
     processes but the first.
@@ -149,6 +164,7 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
         )
     if options.resume:
         check_steps(options.steps, options.folder)
+        check_start(options.init, options.folder)
     cpu_tuning.use_free_cores()
     refuse_unseen_gpu(options.device)
     processes = Processes(options.device)

@@ -239,8 +239,8 @@ def plain(interval: Interval | None) -> dict[str, float] | None:
 
 
 def by_block(measured: Measured) -> dict[str, list[float | None]]:
-    """AUROC of each block's router confidence over all probes, both kinds; None for a
-    block whose confidence is the same for all.
+    """AUROC of each block's router confidence over all probes, both kinds; `within` is
+    None where fewer than three replies are right or wrong.
     """
     columns = measured.columns[FRAMED]
     home = len(measured.cases[FRAMED][rule.IN_DOMAIN].right)
@@ -378,10 +378,17 @@ class Study:
         where that is another one.
         """
         settings, path = self.settings(text), self.out / "results.json"
+        has_record = (self.out / "run.json").is_file()
+        # a study writes its results first, so a record alone is that of another run
+        if has_record and not path.is_file():
+            raise EvaluationError(
+                f"{self.out.name} holds a run that is no study",
+                "choose another --out: its record would be overwritten",
+            )
         if path.is_file():
             try:
-                self.results = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
+                self.results = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
                 raise EvaluationError(
                     f"{self.out.name}/{path.name} is not JSON, or damaged",
                     "mend it, or remove that folder: the study then begins anew",
@@ -395,8 +402,14 @@ class Study:
                     )
         else:
             self.results = {**settings, "cpu_s": 0.0, "seeds": []}
-        if (self.out / "run.json").is_file():
+        if has_record:
             self.record = records.load_record(self.out)
+            # the text to learn from; the held-out one is among the settings
+            if self.record["data"].get("sha256") != about_text.get("sha256"):
+                raise EvaluationError(
+                    f"{self.out.name} holds a study with another text",
+                    "choose another --out, or give the same --text",
+                )
             cpu_tuning.keep_threads(self.record)
             return
         self.record = records.new_record(

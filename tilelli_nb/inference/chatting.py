@@ -4,6 +4,7 @@ of it.
 
 import codecs
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,8 @@ def read_gate(folder: str | Path) -> Gate | None:
         gate = Gate(values["signal"], float(values["threshold"]))
     except (OSError, ValueError, KeyError, TypeError):
         gate = None
-    if gate is None or gate.signal not in SIGNALS:
+    is_gate = gate is not None and gate.signal in tuple(SIGNALS)
+    if not is_gate or not math.isfinite(gate.threshold):
         raise CheckpointError(
             f"{path.parent.name}/{GATE_FILE} is no gate",
             'write it like {"signal": "margin", "threshold": 0.6}, or delete it',
@@ -109,8 +111,15 @@ def write_gate(folder: str | Path, gate: Gate) -> None:
 @torch.inference_mode()
 def speak(lm, prompt: Tensor, sampling: Sampling) -> Iterator[Spoken]:
     """Yields the bytes of an answer as they are drawn, the one that ends it included:
-    prompt (T,) long.
+    prompt (T,) long. Raises GenerationError where the prompt is longer than what the
+    model sees at once.
     """
+    context = lm.config.model.context
+    if len(prompt) > context:  # the window would lose what was asked
+        raise GenerationError(
+            f"a prompt of {len(prompt)} bytes, and a model that sees {context}",
+            "ask less at once, or take a model of a longer context",
+        )
     form = lm.fast_form()
     generator = sampling.generator(row=0)
     state, logits = prefill_prompt(form, prompt.tolist(), rows=1)

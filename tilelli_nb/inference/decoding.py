@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.tokenizer import ByteTokenizer
-from ..errors import TokenError
+from ..errors import GenerationError, TokenError
 from .sampling import Sampling, sample_next, window_start, window_stride
 from .scoring import log_probs, score
 
@@ -186,6 +186,12 @@ class Decoder:
             "top_k": top_k,
             "top_p": top_p,
         }
+        for name in self.sampling_defaults:
+            if name not in given:
+                raise GenerationError(
+                    f"sampling_defaults holds {name!r}",
+                    f"its keys are {', '.join(given)}",
+                )
         chosen = {name: value for name, value in given.items() if value is not None}
         settings = {**self.sampling_defaults, **chosen}  # the latter win
         return Sampling(**settings, seed=seed, stop=stop)

@@ -63,12 +63,18 @@ def write_defaults(folder: str | Path, defaults: dict[str, Any]) -> None:
     """Writes the settings to a folder's file. Without settings there is no file, and an
     older model's is removed.
 
-    Raises GenerationError for a setting outside its range.
+    Raises GenerationError for a setting that there is not, or outside its range.
     """
     path = Path(folder) / FILE
     if not defaults:
         path.unlink(missing_ok=True)
         return
+    for name in defaults:
+        if name not in NAMES.values():
+            raise GenerationError(
+                f"sampling_defaults holds {name!r}",
+                f"its keys are {', '.join(NAMES.values())}",
+            )
     is_random = Sampling(**defaults).temperature > 0
     values = {"do_sample": is_random}
     for theirs, ours in NAMES.items():

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..errors import ConfigError, TokenError
+from ..errors import ConfigError
 from ..model.attention import at_least_fp32, topk_attention
+from ..model.network import check_tokens
 from ..model.ternary import TernaryLinear
 from .chatting import Talker
 from .decoding import DecodeState
@@ -354,14 +355,9 @@ class Prepared(Talker):
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T) long -> logits (B, T, 256). Raises TokenError for more bytes than
-        the context has.
+        the context has, and for what is no byte.
         """
-        context = self.config.model.context
-        if x.shape[1] > context:
-            raise TokenError(
-                f"{x.shape[1]} bytes at once, but the model sees {context}",
-                "pass fewer, or use generate() and score(), which move the window",
-            )
+        check_tokens(x, self.config.model.context)
         h, _ = self.hidden(x)
         return self.logits(h.flatten(0, 1)).view(*x.shape, -1)
 

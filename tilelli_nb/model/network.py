@@ -129,6 +129,25 @@ class LossTerms(NamedTuple):
         return cross_entropy + balance_weight * self.balance / all_sequences
 
 
+def check_tokens(x: Tensor, context: int) -> None:
+    """Raises TokenError for what is not a byte, or more of them than `context`."""
+    if x.shape[-1] > context:
+        raise TokenError(
+            f"{x.shape[-1]} bytes at once, but the model sees {context}",
+            "pass fewer, or use generate() and score(), which move the window on",
+        )
+    # Values are looked at on a CPU only: a GPU would have to be waited for, and a
+    # compiled graph cannot branch on them.
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
+        return
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= VOCAB:
+        raise TokenError(
+            f"a token outside 0..255: they go from {low} to {high}",
+            "encode text with ByteTokenizer",
+        )
+
+
 class Network(nn.Module):
     """The parameters, from bytes to logits: two tables, blocks, a norm, a matrix."""
 
@@ -203,7 +222,7 @@ class Network(nn.Module):
         """x (B, T) long -> logits (B, T, 256). Raises TokenError for more than
         `context` tokens and, on a CPU, for one outside 0..255.
         """
-        self.check_tokens(x)
+        check_tokens(x, self.context)
         h, _ = self.hidden(x)
         return self.logits(h)
 
@@ -230,24 +249,6 @@ class Network(nn.Module):
         """Share of the ternary weights that are 0, for each block that has them."""
         ffns = [block.ffn for block in self.blocks if isinstance(block, RoutedBlock)]
         return [(ffn.up.zero_share() + ffn.down.zero_share()) / 2 for ffn in ffns]
-
-    def check_tokens(self, x: Tensor) -> None:
-        """Raises TokenError for what is not a byte, or too many bytes."""
-        if x.shape[-1] > self.context:
-            raise TokenError(
-                f"{x.shape[-1]} bytes at once, but the model sees {self.context}",
-                "pass fewer, or use generate() and score(), which move the window on",
-            )
-        # Values are looked at on a CPU only: a GPU would have to be waited for, and a
-        # compiled graph cannot branch on them.
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
-            return
-        low, high = int(x.min()), int(x.max())
-        if low < 0 or high >= VOCAB:
-            raise TokenError(
-                f"a token outside 0..255: they go from {low} to {high}",
-                "encode text with ByteTokenizer",
-            )
 
     def parameter_table(self) -> dict[str, int]:
         """Parameters by part; the values sum to the model's size."""
