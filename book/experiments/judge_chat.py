@@ -33,6 +33,7 @@ from tilelli_nb.evaluation.answers import (
     judge,
     knows_when_it_is_right,
     shares,
+    shares_of_set,
     through,
 )
 from tilelli_nb.evaluation.statistics import auroc, bootstrap
@@ -115,7 +116,7 @@ def ask_held_out(lm, pairs: PairSets) -> tuple[dict[str, Any], dict[str, list[Ju
     """Every held-out set, as a whole and by kind; the answers too."""
     judged = {name: judge(lm, getattr(pairs, name)) for name in HELD_OUT}
     rows = {
-        name: {"all": shares(found), "kinds": by_kind(found)}
+        name: {"all": shares_of_set(found), "kinds": by_kind(found)}
         for name, found in judged.items()
     }
     return rows, judged

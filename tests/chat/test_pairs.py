@@ -414,7 +414,9 @@ def test_every_worked_answer(sets):
     assert set(checked) == set(WORKERS) and min(checked.values()) >= 500
 
 
-TURNED = r"(take|subtract) \d+ (away )?from|when \d+ of"  # the smaller number comes first
+TURNED = (
+    r"(take|subtract) \d+ (away )?from|when \d+ of"  # the smaller number comes first
+)
 
 
 def test_subtraction_names_the_larger_number_where_it_belongs(sets):

@@ -9,19 +9,30 @@ from tilelli_nb.evaluation.answers import (
     Judged,
     by_kind,
     calibrate,
+    cluster_of,
     curve,
     judge,
     knows_when_it_is_right,
     shares,
+    shares_of_set,
     through,
 )
 from tilelli_nb.inference.chatting import Gate
 
-FRANCE = Pair("What is the capital of France?", "Paris.", "capitals", True, "a")
-SPAIN = Pair(
-    "And of Spain?", "Madrid.", "capitals", True, "b", ((FRANCE.question, "Paris."),)
+FRANCE = Pair(
+    "What is the capital of France?", "Paris.", "capitals", True, "capitals/France"
 )
-NOWHERE = Pair("What is the capital of Zorb?", "I don't know.", "invented", False, "c")
+SPAIN = Pair(
+    "And of Spain?",
+    "Madrid.",
+    "capitals",
+    True,
+    "capitals/Spain",
+    ((FRANCE.question, "Paris."),),
+)
+NOWHERE = Pair(
+    "What is the capital of Zorb?", "I don't know.", "invented", False, "c/?Zorb"
+)
 
 
 class Parrot:
@@ -59,9 +70,32 @@ def test_shares_by_kind():
     assert list(rows) == ["capitals", "invented"]
     assert rows["capitals"]["questions"] == 2
     assert rows["capitals"]["right"]["value"] == 0.5
-    assert rows["capitals"]["refused"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    refused = rows["capitals"]["refused"]
+    # Wilson's formula by hand for 0 of 2: z^2 / (n + z^2)
+    assert (refused["value"], refused["low"]) == (0.0, 0.0)
+    assert refused["high"] == pytest.approx(3.841459 / 5.841459)
     assert rows["invented"]["right"]["value"] == 1.0
     assert shares(found)["right"]["value"] == pytest.approx(2 / 3)
+
+
+def test_questions_that_fail_together_are_drawn_together():
+    """Two domains of fifty, one known and one not: what a third would be like is open,
+    however many questions there were.
+    """
+    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.3), ("Zorbia.", 0.2))
+    known, unknown = found[0], found[2]
+    assert cluster_of(known.pair) != cluster_of(unknown.pair)
+    many = [known] * 50 + [unknown] * 50
+    row = shares_of_set(many)
+    assert (row["questions"], row["clusters"]) == (100, 2)
+    assert row["right"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    assert shares(many)["right"]["low"] > 0.4
+
+
+def test_what_a_question_stands_or_falls_with():
+    hopeless = Pair("What will I eat?", "I don't know.", "future", False, "future/What")
+    assert cluster_of(hopeless) == "future/What"
+    assert cluster_of(FRANCE) == cluster_of(SPAIN) == FRANCE.group.split("/")[0]
 
 
 def test_a_gate_turns_doubtful_answers_into_refusals():

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from tilelli_nb.errors import EvaluationError
@@ -15,6 +16,7 @@ from tilelli_nb.evaluation.statistics import (
     bootstrap,
     risk_coverage,
     share,
+    share_interval,
 )
 
 
@@ -135,3 +137,21 @@ def test_both_kinds_weigh_the_same():
 def test_a_threshold_needs_both_kinds(better):
     with pytest.raises(EvaluationError, match="one kind"):
         best_threshold([0.1, 0.2], better)
+
+
+@pytest.mark.parametrize("right, of", [(0, 2), (24, 24), (3, 7), (446, 1000)])
+def test_the_interval_of_a_share_is_wilsons(right, of):
+    found = share_interval([True] * right + [False] * (of - right))
+    theirs = binomtest(right, of).proportion_ci(0.95, method="wilson")
+    assert found == pytest.approx((right / of, theirs.low, theirs.high), abs=1e-6)
+
+
+def test_clusters_are_drawn_as_a_whole():
+    outcomes = [True, True, True, False]
+    # one cluster is all there is: every resample is the same
+    assert bootstrap(share, outcomes, clusters="aaaa") == (0.75, 0.75, 0.75)
+    alone = bootstrap(share, outcomes, clusters="abcd")
+    assert alone == bootstrap(share, outcomes)
+    # two of two: both halves, or the one, or the other: 1, 1/2, 3/4
+    found = bootstrap(share, outcomes, clusters="aabb")
+    assert found == (0.75, 0.5, 1.0)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..chat.pairs import Pair, accepts, is_refusal
+from ..chat.pairs import UNANSWERABLE, Pair, accepts, is_refusal
 from ..inference.chatting import Gate
 from .statistics import (
     Interval,
@@ -14,6 +14,7 @@ from .statistics import (
     bootstrap,
     risk_coverage,
     share,
+    share_interval,
 )
 
 
@@ -44,19 +45,40 @@ def judge(lm, pairs: Iterable[Pair]) -> list[Judged]:
 
 def shares(judged: Sequence[Judged]) -> dict[str, Any]:
     """How many questions there are, and with 95% intervals which shares are right and
-    refused.
+    refused. The intervals say how far other questions in the same wordings would
+    differ: a wording can fail as a whole, see `shares_of_set`.
     """
-    right = bootstrap(share, [one.right for one in judged])
-    refused = bootstrap(share, [one.refused for one in judged])
     return {
         "questions": len(judged),
+        "right": share_interval([one.right for one in judged])._asdict(),
+        "refused": share_interval([one.refused for one in judged])._asdict(),
+    }
+
+
+def cluster_of(pair: Pair) -> str:
+    """What a question stands or falls with: a hopeless one with its wording, any other
+    with its domain, which has one or two held-out wordings.
+    """
+    return pair.group if pair.kind in UNANSWERABLE else pair.group.split("/")[0]
+
+
+def shares_of_set(judged: Sequence[Judged]) -> dict[str, Any]:
+    """The same for a whole set of questions, with intervals for which whole clusters
+    are drawn again.
+    """
+    clusters = [cluster_of(one.pair) for one in judged]
+    right = bootstrap(share, [one.right for one in judged], clusters=clusters)
+    refused = bootstrap(share, [one.refused for one in judged], clusters=clusters)
+    return {
+        "questions": len(judged),
+        "clusters": len(set(clusters)),
         "right": right._asdict(),
         "refused": refused._asdict(),
     }
 
 
 def by_kind(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
-    """The same for each kind of question, in the order of their names."""
+    """`shares` of each kind of question, in the order of their names."""
     kinds: dict[str, list[Judged]] = {}
     for one in judged:
         kinds.setdefault(one.pair.kind, []).append(one)

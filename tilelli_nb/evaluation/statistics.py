@@ -2,7 +2,8 @@
 is left when the doubtful is left out, and how sure all that is.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from ..errors import EvaluationError
 RESAMPLES = 1000
 
 
+Z = 1.959964  # 95% of a normal distribution lie within so many standard deviations
+
+
 class Interval(NamedTuple):
-    """A value, and the range in which 95% of its resamples lie."""
+    """A value, and the ends of its 95% interval."""
 
     value: float
     low: float
@@ -43,20 +47,28 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
 def bootstrap(
     measure: Callable[..., float],
     *columns: Sequence,
+    clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """The 95% interval of measure(*columns) when the cases (rows) are drawn again, with
     replacement. Source: Efron 1979, the percentile interval.
 
-    A resample for which the measure is undefined (an EvaluationError) is drawn again.
+    Cases that stand or fall together have the same name in `clusters`: then whole
+    clusters are drawn again. A resample for which the measure is undefined (an
+    EvaluationError) is drawn again.
     """
     arrays = [np.asarray(column) for column in columns]
     value = measure(*arrays)
     dice = np.random.default_rng(seed)
-    n, found = len(arrays[0]), []
+    groups: dict[Hashable, list[int]] = {}
+    for row, name in enumerate(range(len(arrays[0])) if clusters is None else clusters):
+        groups.setdefault(name, []).append(row)
+    members = [np.array(rows) for rows in groups.values()]
+    n, found = len(members), []
     while len(found) < resamples:
-        rows = dice.integers(n, size=n)
+        drawn = dice.integers(n, size=n)
+        rows = np.concatenate([members[number] for number in drawn])
         try:
             found.append(measure(*(array[rows] for array in arrays)))
         except EvaluationError:
@@ -70,6 +82,18 @@ def share(outcomes: Sequence[bool]) -> float:
     if len(outcomes) == 0:
         raise EvaluationError("a share of no cases", "measure at least one")
     return float(np.mean(outcomes))
+
+
+def share_interval(outcomes: Sequence[bool]) -> Interval:
+    """The share that is true, with its 95% interval, which has a width also where all
+    outcomes are alike. Source: Wilson 1927. Raises EvaluationError for none at all.
+    """
+    value, n = share(outcomes), len(outcomes)
+    centre = value + Z**2 / (2 * n)
+    half = Z * math.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + side * half) / (1 + Z**2 / n) for side in (-1, 1))
+    # a share of 0 or 1 is an end itself, but for rounding
+    return Interval(value, min(max(low, 0.0), value), max(min(high, 1.0), value))
 
 
 class RiskCoverage(NamedTuple):
