@@ -4,8 +4,8 @@ records for chapter 9.
     python book/experiments/scaling_runs.py [--widths 32 48 64 96] [--steps 1500]
         [--out book/runs]
 
-About ten minutes on two cores; the book's records were made with --steps 400. Each run leaves OUT/scaling-dNNN/run.json and
-metrics.jsonl.
+About ten minutes on two cores; the book's records were made with --steps 400. Each run
+leaves OUT/scaling-dNNN/run.json and metrics.jsonl.
 """
 
 import argparse

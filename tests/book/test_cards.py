@@ -42,7 +42,7 @@ def test_a_record_speaks_of_the_file_that_is_bundled(name):
 
 def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     lite = commands(load_record("lite-10m-open-text"), "open_text")
-    assert "--stop-at 3574" in lite[0] and "--steps 600 " in lite[1]
+    assert "--stop-at 3574" in lite[0] and "--steps 3800 " in lite[1]
     assert all("--nproc-per-node 2" in line for line in lite)
     stopped = load_record("nano-chat") | {"finished": None, "steps": 9510}
     assert commands(stopped, "stories") == [

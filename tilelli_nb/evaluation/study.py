@@ -374,9 +374,7 @@ class Study:
         }
 
     def begin(self, lm, text: bytes, about_text: dict[str, Any]) -> None:
-        """Starts a study, or goes on with the one in the folder. Raises EvaluationError
-        where that is another one.
-        """
+        """Starts a study, or goes on. EvaluationError where another one lies there."""
         settings, path = self.settings(text), self.out / "results.json"
         has_record = (self.out / "run.json").is_file()
         # a study writes its results first, so a record alone is that of another run
@@ -396,8 +394,7 @@ class Study:
             for key, value in settings.items():
                 if self.results.get(key) != value:
                     raise EvaluationError(
-                        f"{self.out.name} holds another study: its {key} is not the "
-                        "same",
+                        f"{self.out.name} is another study: its {key} is not the same",
                         "choose another --out, or remove that folder",
                     )
         else:
