@@ -105,7 +105,7 @@ def fewer_colours(png: str, colours: int = 128) -> str:
 
 def chosen(names: list[str], found: list[Path]) -> list[Path]:
     """Returns the paths whose name starts with one of `names` (all without names): `01`
-    is enough.
+    is enough, and a whole name means that page alone.
     """
     for name in names:
         if not any(path.stem.startswith(name) for path in found):
@@ -113,7 +113,13 @@ def chosen(names: list[str], found: list[Path]) -> list[Path]:
             sys.exit(f"no chapter starts with {name}; there are {known}")
     if not names:
         return found
-    return [path for path in found if path.stem.startswith(tuple(names))]
+    stems = [path.stem for path in found]
+    starts = tuple(name for name in names if name not in stems)
+    return [
+        path
+        for path in found
+        if path.stem in names or (starts and path.stem.startswith(starts))
+    ]
 
 
 def command_sync(args) -> int:

@@ -174,6 +174,28 @@ def test_a_cell_that_was_not_run_or_that_failed_is_found(book):
     )
 
 
+def test_a_page_that_is_too_long_is_found(book):
+    words = [new_markdown_cell("one two three " * 550)] * 2
+    assert checks.length_problems(book(*words)) == []
+    (said,) = checks.length_problems(book(*words, new_markdown_cell("more")))
+    assert "3,301 words and 0 code cells" in said and "01_sample_deeper.md" in said
+    cells = [new_code_cell("1")] * 48
+    assert checks.length_problems(book(*cells)) == []
+    assert "49 code cells" in checks.length_problems(book(*cells, cells[0]))[0]
+
+
+def test_a_wrong_reading_time_is_found(book):
+    says = "**Reading** 10 minutes and " + "word " * 516  # 520 words: four minutes
+    line = "x = 1\n\n"
+    # three minutes of code make seven of five: ten are right
+    right = [new_markdown_cell(says), new_code_cell(line * 36)]
+    assert checks.reading_problems(book(*right)) == []
+    # what is folded is not read
+    folded = new_code_cell(line * 36, metadata={"tags": ["hide-input"]})
+    (said,) = checks.reading_problems(book(right[0], folded))
+    assert "says 10 minutes of reading, it takes 5" in said
+
+
 @pytest.mark.parametrize(
     "text, found",
     [
