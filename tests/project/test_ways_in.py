@@ -110,7 +110,7 @@ def test_the_map_names_places_that_exist():
         if not line.startswith("| `"):
             continue
         for place in re.findall(r"`\s*([\w./-]+)`", line):
-            place = place.replace("NN_name", "01_bytes").replace("NAME", "nano-stories")
+            place = place.replace("NN_name", "02_data").replace("NAME", "nano-stories")
             spots = [ROOT / place, PACKAGE / place, PACKAGE / f"{place}.py"]
             inside = place in ("show", "check")  # functions of notebook/
             assert inside or any(spot.exists() for spot in spots), place
