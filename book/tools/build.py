@@ -90,14 +90,17 @@ def tidy(nb, stem: str):
     return nbformat.reads(text, as_version=4)
 
 
-def fewer_colours(png: str, colours: int = 128) -> str:
+def fewer_colours(png: str) -> str:
     """Returns a PNG in base64 with a palette: the eye sees no difference, and the file
     has a third of the size.
     """
     from PIL import Image
 
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    picture = picture.quantize(colours, dither=Image.Dither.NONE)
+    # the usual way, median cut, gives a small mark the colour of a large area near it
+    picture = picture.quantize(
+        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()

@@ -2,12 +2,17 @@
 are described.
 """
 
+import base64
+import io
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 import build
 import checks
@@ -138,6 +143,25 @@ def test_the_text_carries_no_outputs_stamps_or_widget_state(book):
     assert (
         "stamp" not in text and "widgets" not in text and "jupytext_version" not in text
     )
+
+
+def test_small_marks_of_a_figure_keep_their_colours():
+    """Dots on areas of a paler shade, which a palette is tempted to give them."""
+    fig, ax = plt.subplots(figsize=(6.4, 3))
+    for i, colour in enumerate(("blue", "darkorange", "green", "red")):
+        area = plt.Rectangle((0, 0), 5 - i, 1 + i, color=colour, alpha=0.3)
+        ax.add_patch(area)
+        ax.plot(5 - i, 1 + i, "o", color=colour)
+        ax.text(5 - i, 1 + i, "card")
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=100)
+    plt.close(fig)
+    before = Image.open(png).convert("RGB")
+    smaller = build.fewer_colours(base64.b64encode(png.getvalue()).decode())
+    after = Image.open(io.BytesIO(base64.b64decode(smaller)))
+    assert after.mode == "P"
+    apart = np.abs(np.asarray(after.convert("RGB")).astype(int) - np.asarray(before))
+    assert apart.max() <= 16
 
 
 @pytest.mark.parametrize("alt", [None, "too short"])
