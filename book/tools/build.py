@@ -90,14 +90,17 @@ def tidy(nb, stem: str):
     return nbformat.reads(text, as_version=4)
 
 
-def fewer_colours(png: str, colours: int = 128) -> str:
+def fewer_colours(png: str) -> str:
     """Returns a PNG in base64 with a palette: the eye sees no difference, and the file
     has a third of the size.
     """
     from PIL import Image
 
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    picture = picture.quantize(colours, dither=Image.Dither.NONE)
+    # the usual way, median cut, gives a small mark the colour of a large area near it
+    picture = picture.quantize(
+        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
@@ -105,7 +108,7 @@ def fewer_colours(png: str, colours: int = 128) -> str:
 
 def chosen(names: list[str], found: list[Path]) -> list[Path]:
     """Returns the paths whose name starts with one of `names` (all without names): `01`
-    is enough.
+    is enough, and a whole name means that page alone.
     """
     for name in names:
         if not any(path.stem.startswith(name) for path in found):
@@ -113,7 +116,13 @@ def chosen(names: list[str], found: list[Path]) -> list[Path]:
             sys.exit(f"no chapter starts with {name}; there are {known}")
     if not names:
         return found
-    return [path for path in found if path.stem.startswith(tuple(names))]
+    stems = [path.stem for path in found]
+    starts = tuple(name for name in names if name not in stems)
+    return [
+        path
+        for path in found
+        if path.stem in names or (starts and path.stem.startswith(starts))
+    ]
 
 
 def command_sync(args) -> int:

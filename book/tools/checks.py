@@ -4,6 +4,7 @@ name ends in _problems returns a list of what is wrong, in words.
 
 import difflib
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from widths import width_problems
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 MAX_BYTES = 500_000
 MIN_ALT = 20
+# a page that can be read at one sitting: three thousand words, and a little more
+MAX_WORDS, MAX_CELLS = 3_300, 48
+FOLDED = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 
 # Folders that exist on one machine only. The look-behind lets URLs and relative paths
 # through.
@@ -130,6 +134,46 @@ def size_problems(path: Path) -> list[str]:
     return [f"{path.stem}: {size:,} bytes, more than {MAX_BYTES:,}"]
 
 
+def length_problems(path: Path) -> list[str]:
+    """The page is short enough to be read at one sitting."""
+    cells = read_notebook(path).cells
+    text = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    word_count = len(" ".join(text).split())
+    code_count = sum(cell.cell_type == "code" for cell in cells)
+    if word_count <= MAX_WORDS and code_count <= MAX_CELLS:
+        return []
+    return [
+        f"{path.stem}: {word_count:,} words and {code_count} code cells, more than "
+        f"{MAX_WORDS:,} or {MAX_CELLS}: move what a reader may skip to "
+        f"book/{path.stem}_deeper.md"
+    ]
+
+
+def reading_minutes(nb) -> int:
+    """How long a page takes to read, rounded up to five minutes: 130 words or 12 lines
+    of code that is not folded a minute.
+    """
+    word_count, line_count = 0, 0
+    for cell in nb.cells:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        if cell.cell_type == "markdown":
+            word_count += len(cell.source.split())
+        elif not FOLDED & set(cell.metadata.get("tags", [])):
+            line_count += len(lines)
+    return 5 * math.ceil((word_count / 130 + line_count / 12) / 5)
+
+
+def reading_problems(path: Path) -> list[str]:
+    """The page says how long it takes to read."""
+    nb = read_notebook(path)
+    text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    said = re.search(r"\*\*Reading\*\* (\d+) minutes", text)
+    minutes = reading_minutes(nb)
+    if said is None or int(said[1]) == minutes:
+        return []
+    return [f"{path.stem}: says {said[1]} minutes of reading, it takes {minutes}"]
+
+
 def path_problems(path: Path) -> list[str]:
     """No output names a folder of the machine that ran it, nor an address in its
     memory.
@@ -200,6 +244,8 @@ CHECKS = (
     run_problems,
     alt_problems,
     size_problems,
+    length_problems,
+    reading_problems,
     path_problems,
     width_problems,
 )

@@ -13,6 +13,7 @@ def setup(app):
     # after those who add scripts
     app.connect("html-page-context", load_each_script_once, priority=900)
     app.connect("html-page-context", leave_citations_without_a_role)
+    app.connect("html-page-context", name_the_folds, priority=900)  # after the theme
     app.connect("build-finished", add_the_models)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -55,6 +56,25 @@ def leave_citations_without_a_role(
         context["body"] = context["body"].replace(
             'role="list" class="citation-list"', 'class="citation-list"'
         )
+
+
+def name_the_folds(app, pagename, templatename, context, doctree) -> None:
+    """In the sidebar a chapter's further pages are folded away behind an arrow, which
+    the theme leaves without a name: a screen reader would say "button".
+    """
+    list_pages = context.get("generate_toctree_html")
+    if list_pages is None:
+        return
+
+    def list_pages_with_names(*args, **kwargs):
+        pages = list_pages(*args, **kwargs)
+        if pages:
+            for arrow in pages.select("details > summary"):
+                chapter = arrow.find_parent("li").a.get_text().strip()
+                arrow["aria-label"] = f"pages below {chapter}"
+        return pages
+
+    context["generate_toctree_html"] = list_pages_with_names
 
 
 def add_the_models(app, exception) -> None:

@@ -44,6 +44,11 @@ def twins(root: Path = ROOT) -> list[Path]:
     return sorted((root / "book").glob("[0-9][0-9]_*.md"))
 
 
+def is_deeper(page: Path) -> bool:
+    """Is it a page beside a chapter, which its reader may skip?"""
+    return page.stem.endswith("_deeper")
+
+
 def twin_of(notebook: Path) -> Path:
     return notebook.parent.parent / "book" / f"{notebook.stem}.md"
 

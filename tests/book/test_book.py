@@ -2,12 +2,17 @@
 are described.
 """
 
+import base64
+import io
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 import build
 import checks
@@ -140,6 +145,25 @@ def test_the_text_carries_no_outputs_stamps_or_widget_state(book):
     )
 
 
+def test_small_marks_of_a_figure_keep_their_colours():
+    """Dots on areas of a paler shade, which a palette is tempted to give them."""
+    fig, ax = plt.subplots(figsize=(6.4, 3))
+    for i, colour in enumerate(("blue", "darkorange", "green", "red")):
+        area = plt.Rectangle((0, 0), 5 - i, 1 + i, color=colour, alpha=0.3)
+        ax.add_patch(area)
+        ax.plot(5 - i, 1 + i, "o", color=colour)
+        ax.text(5 - i, 1 + i, "card")
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=100)
+    plt.close(fig)
+    before = Image.open(png).convert("RGB")
+    smaller = build.fewer_colours(base64.b64encode(png.getvalue()).decode())
+    after = Image.open(io.BytesIO(base64.b64decode(smaller)))
+    assert after.mode == "P"
+    apart = np.abs(np.asarray(after.convert("RGB")).astype(int) - np.asarray(before))
+    assert apart.max() <= 16
+
+
 @pytest.mark.parametrize("alt", [None, "too short"])
 def test_a_figure_without_words_is_found(book, alt):
     assert "cell 0" in checks.alt_problems(book(figure(alt)))[0]
@@ -172,6 +196,28 @@ def test_a_cell_that_was_not_run_or_that_failed_is_found(book):
             book(new_code_cell("f()", execution_count=1, outputs=[error]))
         )[0]
     )
+
+
+def test_a_page_that_is_too_long_is_found(book):
+    words = [new_markdown_cell("one two three " * 550)] * 2
+    assert checks.length_problems(book(*words)) == []
+    (said,) = checks.length_problems(book(*words, new_markdown_cell("more")))
+    assert "3,301 words and 0 code cells" in said and "01_sample_deeper.md" in said
+    cells = [new_code_cell("1")] * 48
+    assert checks.length_problems(book(*cells)) == []
+    assert "49 code cells" in checks.length_problems(book(*cells, cells[0]))[0]
+
+
+def test_a_wrong_reading_time_is_found(book):
+    says = "**Reading** 10 minutes and " + "word " * 516  # 520 words: four minutes
+    line = "x = 1\n\n"
+    # three minutes of code make seven of five: ten are right
+    right = [new_markdown_cell(says), new_code_cell(line * 36)]
+    assert checks.reading_problems(book(*right)) == []
+    # what is folded is not read
+    folded = new_code_cell(line * 36, metadata={"tags": ["hide-input"]})
+    (said,) = checks.reading_problems(book(right[0], folded))
+    assert "says 10 minutes of reading, it takes 5" in said
 
 
 @pytest.mark.parametrize(

@@ -715,9 +715,8 @@ def test_every_part_of_the_engine_names_its_python_twin_and_its_chapter():
     for name, (file, chapter) in twins.items():
         python = (pairs.ROOT / file).read_text(encoding="utf-8")
         assert re.search(rf"^(class|def) {name}\b", python, re.MULTILINE), name
-        (page,) = (pairs.ROOT / "book").glob(f"{chapter}_*.md")
-        text = page.read_text(encoding="utf-8")
-        assert name in text, name
+        pages = list((pairs.ROOT / "book").glob(f"{chapter}_*.md"))
+        assert any(name in page.read_text(encoding="utf-8") for page in pages), name
 
 
 def test_what_the_page_says_of_the_ternary_product_is_in_the_record():

@@ -31,10 +31,12 @@ NOT_YET = {
 
 
 def rows() -> dict[str, list[str]]:
-    """The README's table: the name of a chapter -> its modules, as model.conv."""
+    """The README's table: the name of a chapter -> its modules, as model.conv. A page
+    that goes deeper stands in its chapter's row.
+    """
     found = {}
     for line in README.splitlines():
-        row = re.match(r"\| \[.*?\]\(notebooks/(\w+)\.ipynb\) \|(.*)\|$", line)
+        row = re.match(r"\| \[.*?\]\(notebooks/(\w+)\.ipynb\)[^|]*\|(.*)\|$", line)
         if row:
             places = re.findall(r"`([\w/]+)`", row[2])
             found[row[1]] = [place.replace("/", ".") for place in places]
@@ -56,21 +58,39 @@ def imported(module: str) -> set[str]:
 
 
 def test_every_chapter_has_a_row():
-    assert list(rows()) == [twin.stem for twin in pairs.twins()]
+    chapters = [twin.stem for twin in pairs.twins() if not pairs.is_deeper(twin)]
+    assert list(rows()) == chapters
+
+
+def test_each_page_that_goes_deeper_stands_beside_its_chapter():
+    for twin in filter(pairs.is_deeper, pairs.twins()):
+        chapter = twin.stem.removesuffix("_deeper")
+        row = next(line for line in README.splitlines() if f"/{chapter}." in line)
+        assert f"[deeper](notebooks/{twin.stem}.ipynb)" in row
+        # and each leads to the other
+        assert f"({twin.stem}.ipynb" in (ROOT / "book" / f"{chapter}.md").read_text(
+            "utf-8"
+        )
+        assert f"({chapter}.ipynb" in twin.read_text("utf-8")
+
+
+def code_cells(twin) -> list[str]:
+    """A page's code, from its text: that is what is edited."""
+    notebook = pairs.read_notebook(pairs.notebook_of(twin))
+    text = twin.read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", text, re.M | re.S)
+    # the notebook only says which cells are code
+    assert len(cells) == sum(c.cell_type == "code" for c in notebook.cells)
+    settings = re.compile(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", re.S)
+    return [settings.sub("", cell) for cell in cells]
 
 
 @pytest.mark.parametrize("chapter, modules", rows().items(), ids=list(rows()))
 def test_a_chapter_uses_the_modules_of_its_row(chapter, modules):
     """It names each of them, or another of the row is built on it."""
     assert set(modules) <= EVERY
-    notebook = pairs.read_notebook(ROOT / "notebooks" / f"{chapter}.ipynb")
-    # the text is what is edited; the notebook only says which cells are code
-    text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
-    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", text, re.M | re.S)
-    assert len(cells) == sum(c.cell_type == "code" for c in notebook.cells)
-    cells = [
-        re.sub(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", "", c, flags=re.S) for c in cells
-    ]
+    pages = [twin for twin in pairs.twins() if twin.stem.startswith(chapter)]
+    cells = [source for page in pages for source in code_cells(page)]
     used = stamps.modules(cells, PACKAGE)
     for module in modules:
         used |= imported(module)
@@ -90,7 +110,7 @@ def test_the_map_names_places_that_exist():
         if not line.startswith("| `"):
             continue
         for place in re.findall(r"`\s*([\w./-]+)`", line):
-            place = place.replace("NN_name", "01_bytes").replace("NAME", "nano-stories")
+            place = place.replace("NN_name", "02_data").replace("NAME", "nano-stories")
             spots = [ROOT / place, PACKAGE / place, PACKAGE / f"{place}.py"]
             inside = place in ("show", "check")  # functions of notebook/
             assert inside or any(spot.exists() for spot in spots), place

@@ -5,6 +5,7 @@ that is finished to nobody any more; and a run that is stopped says why.
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -16,6 +17,7 @@ from tilelli_nb.cli.app import app
 from tilelli_nb.cli.train import OVER_BUDGET, exit_code
 from tilelli_nb.errors import ConfigError, TrainingError
 from tilelli_nb.storage import checkpoint
+from tilelli_nb.training import distributed
 from tilelli_nb.training.distributed import Processes
 from tilelli_nb.training.loop import train
 
@@ -110,6 +112,44 @@ def test_a_signal_saves_the_run_and_is_noted(tmp_path, shards, name, capsys):
     assert (out / "checkpoints" / "step-00000003.safetensors").is_file()
     assert exit_code(out) == 128 + number and signal.getsignal(number) is handler
     assert f"{name}: the run is saved after this step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_launcher_passes_on_once_more_is_the_same_stop(
+    tmp_path, shards, second
+):
+    def interrupt(line):
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), second)
+
+    def die(number, frame):  # what SIGTERM does where nobody listens, but for the tests
+        raise SystemExit(f"killed by {number}")
+
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        record = train(
+            small(), shards, tmp_path / "run", on_log=interrupt, progress=False
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert record["steps"] == 3 and exit_code(tmp_path / "run") == 128 + signal.SIGTERM
+
+
+def test_a_later_signal_does_not_wait_for_the_end_of_the_step(monkeypatch):
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(distributed, "time", clock)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), distributed.stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        now[0] += distributed.ECHO_S / 2
+        signal.raise_signal(signal.SIGINT)
+        assert stop.name == "SIGINT"
+        now[0] += distributed.ECHO_S
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the third one, well after the first, should have been heard")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_exit_codes(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -196,6 +197,9 @@ class LossTermsOf(nn.Module):
         return self.lm.loss_terms(x, targets)
 
 
+ECHO_S = 2.0  # seconds in which a second signal is taken for an echo of the first
+
+
 class Stop:
     """Whether somebody wants a run to stop, and by which signal they said so."""
 
@@ -215,18 +219,25 @@ class Stop:
 @contextmanager
 def stop_signals(say: Callable[[str], None] | None = None) -> Iterator[Stop]:
     """Notes the first Ctrl-C, SIGTERM or SIGHUP (a lost connection, a closed laptop)
-    and says at once that it came; a second one acts as it always does. Main thread
-    only.
+    and says at once that it came. A later one does not wait for the end of the step:
+    it acts as it always does. Main thread only.
     """
     stop = Stop()
     previous = {}  # what a signal did before, by its number
+    came_at = 0.0
 
     def note(number: int, frame) -> None:
-        stop.signal = signal.Signals(number)
-        # A second Ctrl-C does not wait for the end of the step.
-        signal.signal(number, previous[number])
-        if say is not None:
-            say(f"{stop.signal.name}: the run is saved after this step")
+        nonlocal came_at
+        if not stop.is_set():
+            came_at = time.monotonic()
+            stop.signal = signal.Signals(number)
+            if say is not None:
+                say(f"{stop.signal.name}: the run is saved after this step")
+        # A terminal or Slurm signals all processes, and torchrun passes its own on: so
+        # each worker hears of one Ctrl-C twice.
+        elif time.monotonic() - came_at > ECHO_S:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     # Python lets the main thread alone handle signals; elsewhere nothing is caught.
     if threading.current_thread() is threading.main_thread():
