@@ -90,6 +90,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float = 1.0  # largest gradient norm
     balance_weight: float = 0.01  # of the router's balance loss
+    text_weight: float = 1.0  # fine-tuning: of the loss on the text of the pretraining
     seed: int = 0  # of the weights and of the batches
     log_every: int = 10  # steps
     eval_every: int = 500  # steps
@@ -106,7 +107,7 @@ class TrainConfig:
         }
         above_zero = ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes")
         zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2")
-        zero_or_more = ("weight_decay", "balance_weight")
+        zero_or_more = ("weight_decay", "balance_weight", "text_weight")
         for name, value in asdict(self).items():
             if name in words:
                 is_right = value in words[name]

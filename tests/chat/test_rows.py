@@ -96,16 +96,19 @@ def test_a_rows_loss_does_not_depend_on_its_batch():
     assert both.predicted == 5 + 5 + 12
 
 
-def test_an_update_averages_conversations_and_text_each_by_itself(rows):
-    """Against the gradient of the two means, added by hand, in float64."""
-    config = TrainConfig(batch=4, micro_batch=2, clip=1e9, balance_weight=0.0)
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_an_update_averages_conversations_and_text_each_by_itself(rows, weight):
+    """Against the gradient of the two means, weighted and added by hand, in float64."""
+    config = TrainConfig(
+        batch=4, micro_batch=2, clip=1e9, balance_weight=0.0, text_weight=weight
+    )
     lm = tiny(context=64).train()
     batch = rows.batch(4, 64, dice(1))
     x, targets, text, text_targets = batch
     objective = 0.0
-    for ids, wanted in ((x, targets), (text, text_targets)):
+    for ids, wanted, times in ((x, targets, 1), (text, text_targets, weight)):
         logits = lm(ids).flatten(0, 1)
-        objective = objective + F.cross_entropy(logits, wanted.flatten())
+        objective = objective + times * F.cross_entropy(logits, wanted.flatten())
     expected = torch.autograd.grad(objective, list(lm.parameters()))
     norm = torch.stack([g.square().sum() for g in expected]).sum().sqrt()
     out = update(lm, make_optimizer(lm, config), batch, config, lr=0.0)

@@ -100,7 +100,7 @@ def update(
 ) -> dict[str, Tensor]:
     """One step on x and targets (batch, T): gradients summed over micro-batches,
     clipped, applied. A batch may have more such pairs, of other sizes: each is averaged
-    by itself, and their gradients add up.
+    by itself, and their gradients, times the configured `text_weight`, are added.
 
     The loss and balance of the step, its gradient norm and the router's use (blocks, 3)
     of the first pair come back as tensors: nothing here waits for a GPU. `loss_terms`
@@ -113,7 +113,10 @@ def update(
     totals = []
     for number, (x, targets) in enumerate(pairs, start=1):
         is_last = number == len(pairs)
-        total = add_gradients(lm, compute, x, targets, config, precision, is_last)
+        weight = 1.0 if number == 1 else config.text_weight
+        total = add_gradients(
+            lm, compute, x, targets, config, precision, is_last, weight
+        )
         totals.append(total)
     # A batch that is unlike all others moves the weights no further than this.
     norm = nn.utils.clip_grad_norm_(lm.parameters(), config.clip)
@@ -132,9 +135,10 @@ def add_gradients(
     config: TrainConfig,
     precision: str,
     is_last: bool,
+    weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Adds the gradients of x and targets (rows, T), averaged over the predicted bytes,
-    to those that are there. Returns their loss, balance and router use.
+    """Adds the gradients of x and targets (rows, T), averaged over the predicted bytes
+    and times `weight`, to those that are there. Returns their loss, balance and router use.
 
     Processes average their gradients once a step, behind the last part of all.
     """
@@ -158,7 +162,8 @@ def add_gradients(
             with autocast:
                 terms = compute(some_x, some_targets)
             # Divided by the whole batch: the gradients of its parts add up.
-            terms.objective(config.balance_weight, predicted, len(x)).backward()
+            objective = terms.objective(config.balance_weight, predicted, len(x))
+            (weight * objective).backward()
         total["loss"] += terms.nats.detach() / predicted
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)
