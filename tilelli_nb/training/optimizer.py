@@ -138,7 +138,8 @@ def add_gradients(
     weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """Adds the gradients of x and targets (rows, T), averaged over the predicted bytes
-    and times `weight`, to those that are there. Returns their loss, balance and router use.
+    and times `weight`, to those that are there. Returns their loss, balance and router
+    use.
 
     Processes average their gradients once a step, behind the last part of all.
     """
