@@ -169,7 +169,9 @@ def reading_problems(path: Path) -> list[str]:
     text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
     said = re.search(r"\*\*Reading\*\* (\d+) minutes", text)
     minutes = reading_minutes(nb)
-    if said is None or int(said[1]) == minutes:
+    if said is None:
+        return [f"{path.stem}: does not say **Reading** {minutes} minutes"]
+    if int(said[1]) == minutes:
         return []
     return [f"{path.stem}: says {said[1]} minutes of reading, it takes {minutes}"]
 

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -109,6 +110,7 @@ def figure(alt=None):
 def test_a_good_chapter_has_no_problem(book):
     path = book(
         new_markdown_cell("# Title\n\n![a cat on a mat](cat.png)"),
+        new_markdown_cell("**Reading** 5 minutes"),
         figure("A curve that falls from 8 to 2."),
     )
     assert [problem for check in checks.CHECKS for problem in check(path)] == []
@@ -218,6 +220,16 @@ def test_a_wrong_reading_time_is_found(book):
     folded = new_code_cell(line * 36, metadata={"tags": ["hide-input"]})
     (said,) = checks.reading_problems(book(right[0], folded))
     assert "says 10 minutes of reading, it takes 5" in said
+    (said,) = checks.reading_problems(book(folded))
+    assert "does not say **Reading** 0 minutes" in said
+
+
+def test_a_whole_name_means_that_page_alone():
+    paths = [Path(f"{name}.md") for name in ("01_one", "01_one_deeper", "02_two")]
+    assert build.chosen(["01_one"], paths) == paths[:1]
+    assert build.chosen(["01"], paths) == paths[:2]
+    assert build.chosen(["01_one", "02"], paths) == [paths[0], paths[2]]
+    assert build.chosen([], paths) == paths
 
 
 @pytest.mark.parametrize(
