@@ -5,7 +5,8 @@ checkpoints.
     [--out book/runs/nano-chat-curve]
 
 Each FOLDER holds a run, or a copy of one of its checkpoints under checkpoints/. Of each
-held-out set the first --questions are asked, the same of every checkpoint.
+held-out set the first --questions are asked, the same of every checkpoint; "each" has
+a 1 for every right answer.
 """
 
 import argparse
@@ -30,7 +31,10 @@ def ask(folder: Path, pairs: PairSets, questions: int) -> dict[str, Any]:
     lm = TilelliLM.from_tensors(tensors, metadata)
     sets = {}
     for name in HELD_OUT:
-        sets[name] = shares(judge(lm, getattr(pairs, name)[:questions]))
+        judged = judge(lm, getattr(pairs, name)[:questions])
+        # question by question, so that two curves can be compared in pairs
+        each = "".join("1" if one.right else "0" for one in judged)
+        sets[name] = shares(judged) | {"each": each}
     # a finished model has no step of its own: it stands behind the last one
     step = metadata.get("step", metadata["config"]["train"]["steps"])
     return {"step": step, "sets": sets}
