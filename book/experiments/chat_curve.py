@@ -72,8 +72,8 @@ def main() -> None:
             wall_s=round(time.perf_counter() - start, 1),
             device="cpu",
             threads=1,
-            notes=f"{args.questions} questions of each held-out set a checkpoint, "
-            "whose learning rate has not fallen to its end but for the last.",
+            notes=f"{args.questions} questions of each held-out set a checkpoint; the "
+            "learning rate has not fallen to its end before a schedule's last step.",
         )
         write_atomic(args.out / "run.json", records.dumps(record))
         write_atomic(args.out / "results.json", records.dumps({"points": points}))

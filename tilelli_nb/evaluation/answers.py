@@ -57,7 +57,7 @@ def shares(judged: Sequence[Judged]) -> dict[str, Any]:
 
 def cluster_of(pair: Pair) -> str:
     """What a question stands or falls with: a hopeless one with its wording, any other
-    with its domain, which has one or two held-out wordings.
+    with its domain, which has a few held-out wordings.
     """
     return pair.group if pair.kind in UNANSWERABLE else pair.group.split("/")[0]
 
