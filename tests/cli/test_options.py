@@ -44,6 +44,7 @@ REFUSED = [
     (["train", "--corpus", "fineweb-edu", "--gigabytes", "nan"], "--gigabytes nan"),
     (["train", "--corpus", "fineweb-edu", "--gigabytes", "0"], "--gigabytes 0"),
     ([*RUN, "--min-score", "0"], "--min-score is for fineweb-edu that is"),
+    ([*RUN, "--config", "sft_10m"], "train.text_weight = 0.5 in pretraining"),
     ([*RUN, "--lr", "inf"], "train.lr = inf"),
     ([*RUN, "--lr", "nan"], "train.lr = nan"),
     ([*RUN, "--seed", str(2**63)], f"train.seed = {2**63}"),
