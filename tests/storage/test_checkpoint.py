@@ -244,6 +244,22 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
             TilelliLM.from_pretrained(folder)
 
 
+def test_a_truncated_file_is_never_called_a_pickle(tmp_path):
+    """A safetensors file begins with the length of its header. One header in 32 has
+    a length whose first byte is 128, as that of a pickle is.
+    """
+    first_bytes = set()
+    for spaces in range(0, 256, 8):
+        path = tmp_path / f"{spaces}.safetensors"
+        write_tensors(path, TENSORS, {"note": " " * spaces})
+        data = path.read_bytes()
+        first_bytes.add(data[0])
+        path.write_bytes(data[:-10])
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_tensors(path)
+    assert 128 in first_bytes and len(first_bytes) == 32
+
+
 def test_weights_of_another_shape_are_refused(tmp_path):
     lm = TilelliLM(load_config("nano").with_model(n_blocks=1))
     other = TilelliLM(load_config("nano").with_model(n_blocks=1, d_model=64))

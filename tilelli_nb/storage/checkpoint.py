@@ -121,8 +121,10 @@ def verified(
 def why_unreadable(name: str, data: bytes) -> tuple[str, str]:
     """Problem and fix for bytes that are no safetensors file."""
     # PyTorch's own files are zip archives or bare pickles, and could run code when
-    # loaded
-    if data.startswith((b"PK", b"\x80")):
+    # loaded. A safetensors file begins with the length of its header, and that may be
+    # any eight bytes, also those: its header's brace is what tells them apart.
+    of_pytorch = data.startswith((b"PK\x03\x04", b"\x80"))
+    if of_pytorch and data[8:9] != b"{":
         return (
             f"{name} is a pickle, not a safetensors file",
             "use a .safetensors file of save_pretrained or a training run; "
