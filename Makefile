@@ -67,7 +67,7 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
 	phase 1-package tests $(addprefix --ignore=,$(IN_A_BROWSER)) -n $(WORKERS) --dist loadscope; \
-	phase 2-notebooks --nbval-lax notebooks -n $(WORKERS) --dist loadscope; \
+	OMP_NUM_THREADS=1 phase 2-notebooks --nbval-lax notebooks -n $(WORKERS) --dist loadscope; \
 	phase 3-site $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \
 	for log in _build/test/*.log; do tail -n 1 "$$log"; done; \

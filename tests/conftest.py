@@ -13,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the cores; set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# on GitHub typer colours its help, and the codes stand inside of its words
+os.environ.setdefault("_TYPER_FORCE_DISABLE_TERMINAL", "1")
 
 if not shutil.which("nvidia-smi"):
     # read when Triton is first imported, by whatever test that is

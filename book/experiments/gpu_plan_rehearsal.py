@@ -233,7 +233,7 @@ def killed(r: Rehearsal, options: list) -> dict:
     r.start(*options, limit=300)
     r.kill_trainer()
     # it stops watching long before the end of the training
-    watched = r.pace() + 3
+    watched = 2 * r.pace() + 5
     r.go(3 * watched, limit=300, insure=300 - watched)
     insured, before = r.model_at_home("insured"), r.state()["step"]
     r.kill_trainer()

@@ -41,6 +41,7 @@ def page(request, chromium, site):
         viewport=WIDE, color_scheme="light", reduced_motion="reduce"
     )
     page = context.new_page()
+    page.set_default_timeout(180_000)  # two browsers at once, on a busy machine
     page.name, page.asked, page.errors = request.param, [], []
 
     def gate(route):
@@ -92,6 +93,7 @@ def test_nothing_but_the_book_is_in_the_site(build):
 
 def test_the_front_door_leads_to_the_first_page(chromium, site):
     page = chromium.new_page()
+    page.set_default_timeout(180_000)
     page.goto(f"{site}/index.html")
     page.wait_for_url(f"**/{PAGES[0]}.html")
     page.close()
@@ -247,6 +249,10 @@ def test_on_paper_nothing_is_cut_off(page):
 
 def test_no_folder_of_this_machine_is_named_in_the_site(build):
     _, html = build
+    # a folder such as / or /book would be found in any address
+    own = [
+        f"{folder}/" for folder in (Path.home(), pairs.ROOT) if len(folder.parts) > 2
+    ]
     for page in PAGES:
         text = (html / f"{page}.html").read_text(encoding="utf-8")
-        assert str(Path.home()) + "/" not in text and str(pairs.ROOT) not in text
+        assert not [folder for folder in own if folder in text]

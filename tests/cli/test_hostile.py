@@ -11,6 +11,7 @@ import os
 import resource
 from contextlib import contextmanager
 
+import huggingface_hub
 import pytest
 import torch
 from test_train import TEXT, assert_same_run, small
@@ -175,9 +176,15 @@ CASES = {
 }
 
 
+def unreachable(*args, **kwargs):
+    """The hub, asked from a machine without a network."""
+    raise ConnectionError("no route")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_clear_message(name, tmp_path, monkeypatch, record_property):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     case, expected = CASES[name]
     with pytest.raises(TilelliError, match=expected) as caught:
         case(tmp_path)

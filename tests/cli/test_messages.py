@@ -211,7 +211,8 @@ def tilelli(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
-        env={**os.environ, "PYTHONUTF8": "0", **environment},
+        # in a locale without UTF-8 the arguments themselves would be other ones
+        env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8", **environment},
     )
 
 

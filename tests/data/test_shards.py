@@ -5,6 +5,7 @@ what was altered.
 import hashlib
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -107,13 +108,15 @@ def test_a_second_writer_waits_for_the_first_and_writes_nothing(tmp_path):
             )
         )
         thread.start()
-        thread.join(2.5)  # it waits, and says so after two seconds
+        patience = time.monotonic() + 60
+        while not caught.list and time.monotonic() < patience:
+            time.sleep(0.05)  # it waits, and says so after two seconds
         assert thread.is_alive() and not second
         threads.append(thread)
         yield from texts[100:]
 
     threads = []
-    with pytest.warns(UserWarning, match="another process prepares s: waiting"):
+    with pytest.warns(UserWarning, match="another process prepares s: waiting") as caught:
         first = prepare_shards(
             first_documents(), tmp_path / "s", "made here", shard_bytes=1000
         )

@@ -26,6 +26,7 @@ def copy(tmp_path):
         cwd=pairs.ROOT,
         capture_output=True,
         text=True,
+        check=True,
     ).stdout.split("\n")
     for name in filter(None, listed):
         source = pairs.ROOT / name

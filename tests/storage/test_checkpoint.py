@@ -126,7 +126,8 @@ def test_odd_tensors_come_back(tmp_path):
 
 
 def test_a_file_of_the_library_itself_loads_and_says_that_it_is_unchecked(tmp_path):
-    for about in (None, {"format": "pt"}):
+    others = {"format": "pt", "modelspec.hash_sha256": "0xab", "base": "tilelli"}
+    for about in (None, {"format": "pt"}, others):
         safetensors.torch.save_file(TENSORS, tmp_path / "f", about)
         with pytest.warns(UserWarning, match="f carries no checksum"):
             tensors, metadata = read_tensors(tmp_path / "f")

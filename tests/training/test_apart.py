@@ -92,10 +92,26 @@ def test_limits_that_cannot_be_meant(tmp_path, shards, limit):
         train(small(), shards, tmp_path / name, stop_at=13, progress=False)
 
 
+@pytest.fixture
+def hear():
+    """Sees to it that a signal is heard: what is started in the background, or by
+    nohup, inherits that it is not.
+    """
+    before = {}
+
+    def now(number):
+        before[number] = signal.signal(number, signal.default_int_handler)
+        return signal.getsignal(number)
+
+    yield now
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_saves_the_run_and_is_noted(tmp_path, shards, name, capsys):
+def test_a_signal_saves_the_run_and_is_noted(tmp_path, shards, name, capsys, hear):
     number = getattr(signal, name)
-    handler = signal.getsignal(number)
+    handler = hear(number)
 
     def interrupt(line):
         if line["step"] == 3:
@@ -136,11 +152,11 @@ def test_a_signal_that_a_launcher_passes_on_once_more_is_the_same_stop(
     assert record["steps"] == 3 and exit_code(tmp_path / "run") == 128 + signal.SIGTERM
 
 
-def test_a_later_signal_does_not_wait_for_the_end_of_the_step(monkeypatch):
+def test_a_later_signal_does_not_wait_for_the_end_of_the_step(monkeypatch, hear):
     now = [100.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(distributed, "time", clock)
-    before = signal.getsignal(signal.SIGINT)
+    before = hear(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), distributed.stop_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         now[0] += distributed.ECHO_S / 2

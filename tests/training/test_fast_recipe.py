@@ -108,7 +108,9 @@ def test_a_frozen_ffn_stays_as_it_is_and_all_else_learns(tmp_path, shards, optim
     lm = small(**settings)
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
     train(lm, shards, tmp_path / "whole", progress=False)
-    still = {n for n, tensor in lm.state_dict().items() if torch.equal(tensor, before[n])}
+    still = {
+        n for n, tensor in lm.state_dict().items() if torch.equal(tensor, before[n])
+    }
     assert still == {name for name in before if ".ffn." in name}
     # stopped in the middle and resumed: the same run
     train(small(**settings), shards, tmp_path / "parts", stop_at=5, progress=False)

@@ -78,13 +78,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(*why_unreadable(path.name, data)) from error
     length = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + length]
-    # A damaged byte may have hit one of these two words, but not both.
-    if b"tilelli" not in header and b"sha256" not in header:
+    about = json.loads(header).get("__metadata__") or {}
+    # A damaged byte may have hit our name or the word behind it, but not both.
+    has_digest = any(
+        text.startswith("sha256 ") or '"file_sha256"' in text for text in about.values()
+    )
+    if "tilelli" not in about and not has_digest:
         warnings.warn(
             f"{path.name} carries no checksum: it is taken as it is", stacklevel=2
         )
         return tensors, {}
-    about = json.loads(header).get("__metadata__") or {}
     metadata = verified(about.get("tilelli", ""), tensors, data)
     if metadata is None:
         raise CheckpointError(
