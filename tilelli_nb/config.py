@@ -91,7 +91,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     balance_weight: float = 0.01  # of the router's balance loss
     text_weight: float = 1.0  # fine-tuning: of the loss on the text of the pretraining
-    freeze_ffn: bool = False  # whether the FFN's matrices stay as they are
+    qk_scale: float = 1.0  # fine-tuning: q and k are multiplied by this, once, at first
     seed: int = 0  # of the weights and of the batches
     log_every: int = 10  # steps
     eval_every: int = 500  # steps
@@ -106,12 +106,12 @@ class TrainConfig:
             "precision": PRECISIONS,
             "schedule": SCHEDULES,
         }
-        above_zero = ("lr", "muon_lr", "eps", "clip", "checkpoint_minutes")
+        above_zero = (
+            "lr", "muon_lr", "qk_scale", "eps", "clip", "checkpoint_minutes"
+        )  # fmt: skip
         zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2")
         zero_or_more = ("weight_decay", "balance_weight", "text_weight")
         for name, value in asdict(self).items():
-            if isinstance(value, bool):
-                continue  # either of the two
             if name in words:
                 is_right = value in words[name]
                 fix = f"use one of {', '.join(words[name])}"

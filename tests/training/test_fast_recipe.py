@@ -102,44 +102,6 @@ def test_muon_resumes_exactly(tmp_path, shards):
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_frozen_ffn_stays_as_it_is_and_all_else_learns(tmp_path, shards, optimizer):
-    settings = {"optimizer": optimizer, "freeze_ffn": True}
-    lm = small(**settings)
-    before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
-    train(lm, shards, tmp_path / "whole", progress=False)
-    still = {
-        n for n, tensor in lm.state_dict().items() if torch.equal(tensor, before[n])
-    }
-    assert still == {name for name in before if ".ffn." in name}
-    # stopped in the middle and resumed: the same run
-    train(small(**settings), shards, tmp_path / "parts", stop_at=5, progress=False)
-    train(small(**settings), shards, tmp_path / "parts", resume=True, progress=False)
-    assert timeless(tmp_path / "whole") == timeless(tmp_path / "parts")
-
-
-def test_a_frozen_ffn_has_no_part_in_the_norm_of_the_gradient():
-    """And learns again as soon as an optimizer is made that says so."""
-    x = torch.arange(128).reshape(4, 32)
-    lm = small(freeze_ffn=True, balance_weight=0.0)
-    logits = lm(x).flatten(0, 1)
-    names, parameters = zip(*lm.named_parameters(), strict=True)
-    loss = torch.nn.functional.cross_entropy(logits, x.flatten())
-    gradients = torch.autograd.grad(loss, parameters)
-    squares = [
-        float(gradient.double().square().sum())
-        for name, gradient in zip(names, gradients, strict=True)
-        if ".ffn." not in name
-    ]
-    config = lm.config.train
-    norm = update(lm, make_optimizer(lm, config), (x, x), config, lr=0.0)["grad_norm"]
-    assert norm.item() == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
-    thawed = lm.config.with_train(freeze_ffn=False).train
-    norm = update(lm, make_optimizer(lm, thawed), (x, x), thawed, lr=0.0)["grad_norm"]
-    everything = sum(float(g.double().square().sum()) for g in gradients)
-    assert norm.item() == pytest.approx(everything**0.5, rel=1e-5)
-
-
 # The schedule
 
 

@@ -41,8 +41,7 @@ def make_optimizer(
     lm: nn.Module, config: TrainConfig, precision: str = "fp32"
 ) -> torch.optim.Optimizer:
     """AdamW with decay on the matrices of attention, FFN and output alone; or, for
-    "muon", Muon on those of attention and FFN and AdamW on the rest. With `freeze_ffn`
-    those of the FFN get no gradient and stay as they are.
+    "muon", Muon on those of attention and FFN and AdamW on the rest.
 
     `precision` is that of Muon's own products.
     """
@@ -50,10 +49,6 @@ def make_optimizer(
     # normalised; embeddings, norms, the convolution and the router are left alone.
     stacked, matrices, others = [], [], []
     for name, parameter in lm.named_parameters():
-        is_frozen = config.freeze_ffn and ".ffn." in name
-        parameter.requires_grad_(not is_frozen)
-        if is_frozen:
-            continue
         if ".attention." in name and len(parameter) == 3 * parameter.shape[1]:
             stacked.append(parameter)  # q, k and v, one below the other
         elif ".attention." in name or ".ffn." in name:

@@ -1,0 +1,19 @@
+"""Attention that has become too sure to learn, made soft again before fine-tuning."""
+
+import torch
+
+
+@torch.no_grad()
+def soften_attention(lm, factor: float) -> None:
+    """Multiplies the matrices of q and k in every block by `factor`, so that all scores
+    become `factor` squared times as large.
+
+    Where scores lie far apart, the softmax gives one byte everything, whatever the
+    others have: its gradient is zero, and q and k cannot learn. Smaller scores are as
+    many choices again; which bytes are best stays as it was. On such a collapse: Zhai
+    et al. 2023, arXiv:2303.06296; a rule that shrinks q and k in training: Kimi K2,
+    2025, arXiv:2507.20534.
+    """
+    for block in lm.blocks:
+        weight = block.attention.weight  # q, k and v, one below the other: (3 D, D)
+        weight[: 2 * weight.shape[1]] *= factor
