@@ -91,7 +91,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     balance_weight: float = 0.01  # of the router's balance loss
     text_weight: float = 1.0  # fine-tuning: of the loss on the text of the pretraining
-    qk_scale: float = 1.0  # fine-tuning: q and k are multiplied by this, once, at first
+    qk_scale: float = 1.0  # q and k are multiplied by this, once, before the first step
     seed: int = 0  # of the weights and of the batches
     log_every: int = 10  # steps
     eval_every: int = 500  # steps

@@ -45,7 +45,6 @@ REFUSED = [
     (["train", "--corpus", "fineweb-edu", "--gigabytes", "0"], "--gigabytes 0"),
     ([*RUN, "--min-score", "0"], "--min-score is for fineweb-edu that is"),
     ([*RUN, "--config", "sft_10m"], "train.text_weight = 0.5 in pretraining"),
-    ([*RUN, "--config", "soft.yaml"], "train.qk_scale = 0.5 in pretraining"),
     ([*RUN, "--lr", "inf"], "train.lr = inf"),
     ([*RUN, "--lr", "nan"], "train.lr = nan"),
     ([*RUN, "--seed", str(2**63)], f"train.seed = {2**63}"),
@@ -80,7 +79,6 @@ def test_an_option_is_used_or_refused(tmp_path, monkeypatch, arguments, problem)
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
     paragraphs = [f"This is paragraph {i}, which says little." * 9 for i in range(20)]
     (tmp_path / "mine.txt").write_text("\n\n".join(paragraphs))
-    (tmp_path / "soft.yaml").write_text("train:\n  qk_scale: 0.5\n")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "a.parquet").touch()
     error = CliRunner().invoke(app, arguments).exception

@@ -5,21 +5,29 @@ once.
 import pytest
 import torch
 import yaml
+from test_train import assert_same_run, shards, small  # noqa: F401  (a fixture)
 from tiny_models import tiny
 from typer.testing import CliRunner
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.cli.app import app
+from tilelli_nb.storage.records import load_metrics
+from tilelli_nb.training.loop import train
 from tilelli_nb.training.soften import soften_attention
 
 
 def projections(lm, y):
     """q, k and v of each block for y (T, D)."""
-    return [(y @ block.attention.weight.T).chunk(3, dim=-1) for block in lm.blocks]
+    found = []
+    for block in lm.blocks:
+        layer = getattr(block.attention, "qkv", block.attention)  # as vanilla has it
+        found.append((y @ layer.weight.T).chunk(3, dim=-1))
+    return found
 
 
-def test_scores_become_the_square_of_the_factor_and_values_stay():
-    lm = tiny()
+@pytest.mark.parametrize("block", ["routed", "vanilla"])
+def test_scores_become_the_square_of_the_factor_and_values_stay(block):
+    lm = tiny(block=block)
     y = torch.randn(7, lm.config.model.d_model, dtype=torch.float64)
     before = projections(lm, y)
     soften_attention(lm, 0.25)
@@ -55,6 +63,20 @@ def test_attention_that_cannot_learn_learns_again():
     assert gradient_of_q_and_k(lm) < 1e-9 * soft
     soften_attention(lm, 1e-4)
     assert gradient_of_q_and_k(lm).item() == pytest.approx(soft.item(), rel=1e-6)
+
+
+def test_a_run_that_lost_its_checkpoints_softens_again(tmp_path, shards):  # noqa: F811
+    """Killed before the first of them, it begins anew, from the same weights."""
+    settings = {"qk_scale": 0.5, "lr": 1e-2}
+    train(small(**settings), shards, tmp_path / "whole", progress=False)
+    train(small(**settings), shards, tmp_path / "cut", stop_at=2, progress=False)
+    for file in (tmp_path / "cut" / "checkpoints").iterdir():
+        file.unlink()
+    train(small(**settings), shards, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    train(small(lr=1e-2), shards, tmp_path / "hard", progress=False)
+    whole, hard = (load_metrics(tmp_path / name) for name in ("whole", "hard"))
+    assert whole[0]["loss"] != hard[0]["loss"]
 
 
 def test_a_fine_tuning_softens_once_and_not_again_when_it_is_resumed(tmp_path):

@@ -84,13 +84,11 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
-    for name in ("text_weight", "qk_scale"):
-        value = getattr(settings.train, name)
-        if value != 1.0:
-            raise ConfigError(
-                f"train.{name} = {value} in pretraining",
-                "leave it out: tilelli sft alone makes use of it",
-            )
+    if settings.train.text_weight != 1.0:
+        raise ConfigError(
+            f"train.text_weight = {settings.train.text_weight} in pretraining",
+            "leave it out: it weighs the text against the answers in tilelli sft",
+        )
     if options.init is not None and same_place(options.init, out):
         raise ConfigError(
             f"--init and --out are both {out}",

@@ -155,7 +155,6 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     from ..language_model import TilelliLM
     from ..training.distributed import Processes, refuse_unseen_gpu
     from ..training.loop import train
-    from ..training.soften import soften_attention
     from .launch import check_steps, same_place, saved_record
 
     if same_place(options.init, options.folder):
@@ -172,7 +171,6 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     lm = TilelliLM(load_config(options.config).with_train(**options.changes))
     weights, _ = pretrained.first_weights(options.init, lm.config.model)
     lm.load_weights(weights)
-    soften_attention(lm, lm.config.train.qk_scale)
     notes = f"Started from the weights of {options.init}. {options.notes}".strip()
     record = saved_record(
         train,

@@ -40,6 +40,7 @@ from .resuming import (
     sole_writer,
     write_checkpoint,
 )
+from .soften import soften_attention
 
 
 def train(
@@ -250,6 +251,8 @@ class Run:
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
         self.data_state = generator.get_state()
+        # a checkpoint, where there is one, holds weights that were softened before
+        soften_attention(self.lm, self.settings.qk_scale)
         if exists:
             self.load()
         if self.processes.is_first:

@@ -49,8 +49,8 @@ def make_optimizer(
     # normalised; embeddings, norms, the convolution and the router are left alone.
     stacked, matrices, others = [], [], []
     for name, parameter in lm.named_parameters():
-        if ".attention." in name and len(parameter) == 3 * parameter.shape[1]:
-            stacked.append(parameter)  # q, k and v, one below the other
+        if holds_q_k_v(name, parameter):
+            stacked.append(parameter)
         elif ".attention." in name or ".ffn." in name:
             matrices.append(parameter)
         elif not name.startswith("output"):  # which AdamW takes in any case
@@ -81,6 +81,11 @@ def make_optimizer(
     for group in muon.param_groups:
         group["lr_ratio"] = config.muon_lr / config.lr
     return MuonWithAdamW(muon, adamw)
+
+
+def holds_q_k_v(name: str, parameter: Tensor) -> bool:
+    """Whether it is the matrix of q, k and v, one below the other: (3 D, D)."""
+    return ".attention." in name and len(parameter) == 3 * parameter.shape[1]
 
 
 def in_order(lm: nn.Module, parameters: list[Tensor]) -> list[Tensor]:

@@ -1,6 +1,8 @@
-"""Attention that has become too sure to learn, made soft again before fine-tuning."""
+"""Attention that has become too sure to learn, made soft again before it is trained."""
 
 import torch
+
+from .optimizer import holds_q_k_v
 
 
 @torch.no_grad()
@@ -14,6 +16,7 @@ def soften_attention(lm, factor: float) -> None:
     et al. 2023, arXiv:2303.06296; a rule that shrinks q and k in training: Kimi K2,
     2025, arXiv:2507.20534.
     """
-    for block in lm.blocks:
-        weight = block.attention.weight  # q, k and v, one below the other: (3 D, D)
-        weight[: 2 * weight.shape[1]] *= factor
+    for name, parameter in lm.named_parameters():
+        if holds_q_k_v(name, parameter):
+            width = parameter.shape[1]
+            parameter[: 2 * width] *= factor
