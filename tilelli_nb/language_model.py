@@ -25,7 +25,8 @@ from .storage import checkpoint, hub
 
 NOT_TRAINABLE = (
     "a packed model cannot be trained: the latent weights behind its codes are gone",
-    "train the model that it was packed from, or begin with --init from that one",
+    "begin a run from it with --init, which draws new ones with the same codes, or "
+    "train the model that it was packed from",
 )
 
 

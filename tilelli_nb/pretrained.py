@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import Config, ModelConfig
+from .config import Config
 from .errors import CheckpointError
 from .files import at_home
+from .inference.packed import trainable_weights
 from .storage import hub
 from .storage.checkpoint import MODEL_FILE, latest_valid, read_model, weights_in
 
@@ -38,17 +39,18 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def first_weights(
-    name: str | Path, wanted: ModelConfig, may_differ: tuple[str, ...] = ()
+    name: str | Path, lm, may_differ: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads weights for a model of the sizes `wanted`, and says in words which of the
-    sizes in `may_differ` are others than those the weights were trained with.
+    """Reads weights that `lm` can be trained from, and says in words which of its sizes
+    in `may_differ` are others than those the weights were trained with. A packed model
+    gets new latent weights.
 
     All other sizes must be the same. The tensors of 4 heads and of 8 have one shape,
     and the heads of one model mean nothing to the other. Raises CheckpointError, which
     names what differs.
     """
     tensors, metadata = load_model(name)
-    trained = Config.from_dict(metadata["config"]).model
+    trained, wanted = Config.from_dict(metadata["config"]).model, lm.config.model
     # a vanilla block has neither of these two
     is_vanilla = trained.block == wanted.block == "vanilla"
     without_effect = ("keep", "conv_width") if is_vanilla else ()
@@ -62,6 +64,8 @@ def first_weights(
             f"the weights of {name} were trained with {', '.join(wrong)}",
             "give the configuration that they were trained with, or other weights",
         )
+    if "packed" in metadata:
+        tensors = trainable_weights(tensors, metadata["packed"], lm)
     return tensors, changed
 
 

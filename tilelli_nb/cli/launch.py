@@ -153,8 +153,7 @@ def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> st
     once --config has made it. Raises CheckpointError for anything else that differs.
     """
     may_differ = ("keep",) if options.config else ()
-    wanted = lm.config.model
-    tensors, changed = pretrained.first_weights(options.init, wanted, may_differ)
+    tensors, changed = pretrained.first_weights(options.init, lm, may_differ)
     lm.load_weights(tensors)
     said = f"Started from the weights of {options.init}"
     if changed:

@@ -169,7 +169,7 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     refuse_unseen_gpu(options.device)
     processes = Processes(options.device)
     lm = TilelliLM(load_config(options.config).with_train(**options.changes))
-    weights, _ = pretrained.first_weights(options.init, lm.config.model)
+    weights, _ = pretrained.first_weights(options.init, lm)
     lm.load_weights(weights)
     notes = f"Started from the weights of {options.init}. {options.notes}".strip()
     record = saved_record(

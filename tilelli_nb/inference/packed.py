@@ -4,6 +4,7 @@ one safetensors file.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -70,3 +71,44 @@ def unpack_weights(
         elif scale is not None and name + ROWS in tensors:
             weights[name] = tensors[name + ROWS] * scale[:, None]
     return weights
+
+
+def trainable_weights(
+    tensors: dict[str, Tensor], about: dict[str, Any], lm: nn.Module
+) -> dict[str, Tensor]:
+    """Named fp32 weights of a packed file that `lm` can be trained from, with new
+    latent weights behind the codes. They are drawn from a fixed seed.
+
+    Raises CheckpointError for a version that this package does not know.
+    """
+    weights = unpack_weights(tensors, about, lm)
+    generator = torch.Generator().manual_seed(0)
+    for path, module in lm.named_modules():
+        if isinstance(module, TernaryLinear) and module.packed:
+            name = f"{path}.weight"
+            weights[name] = draw_latent(weights[name], generator)
+            del module.packed  # as in the class: the weight is a latent one again
+    return weights
+
+
+def draw_latent(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Latent weights with the codes and the scale of `weight` = alpha * codes: spread
+    evenly over all the values that round to their code, as training leaves them.
+
+    Were they all at alpha * codes, each would be far from the next code, and training
+    would have to push for long before the first one changed.
+    """
+    codes, alpha = weight.sign(), weight.abs().max()
+    if alpha == 0:  # every code is 0, and so are the weights
+        return weight
+    even = torch.rand(weight.shape, generator=generator)
+    # 0 up to half of alpha, on both sides; a little less, so that none is rounded away
+    zeros = (2 * even - 1) * 0.49 * alpha
+    # 1 and -1 from there on, as far as it takes for a mean size of alpha
+    is_zero = codes == 0
+    nearest = 0.51 * alpha
+    rest = (
+        alpha * weight.numel() - zeros[is_zero].abs().sum() - nearest * (~is_zero).sum()
+    )
+    others = codes * (nearest + even * rest / even[~is_zero].sum())
+    return torch.where(is_zero, zeros, others)
