@@ -82,3 +82,17 @@ def test_a_keep_that_nobody_asked_for_is_refused(tmp_path):
     arguments += ["--steps", "1", "--device", "cpu", "--out", tmp_path / "run"]
     error = CliRunner().invoke(app, [*map(str, arguments)]).exception
     assert isinstance(error, CheckpointError) and "keep 5, not 16" in error.problem
+
+
+def test_a_packed_model_can_be_trained_on(begin, tmp_path):
+    lm = TilelliLM.from_pretrained(tmp_path / "old")
+    lm.save_packed(tmp_path / "packed")
+    (tmp_path / "packed" / "model.safetensors").replace(
+        tmp_path / "old" / "model.safetensors"
+    )
+    done = begin()
+    assert done.exit_code == 0, done.exception
+    trained = TilelliLM.from_pretrained(tmp_path / "run")
+    assert not trained.is_packed
+    # latent weights again: more than the three values of a packed matrix
+    assert len(trained.blocks[0].ffn.up.weight.unique()) > 100

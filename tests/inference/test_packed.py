@@ -1,5 +1,5 @@
-"""Packed models: exact codes, five to a byte; a file that is whole or refused; and no
-training from it.
+"""Packed models: exact codes, five to a byte; a file that is whole or refused; and
+training from it, with new latent weights alone.
 """
 
 import json
@@ -13,7 +13,9 @@ import torch
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.data.stories import stories
 from tilelli_nb.errors import CheckpointError
-from tilelli_nb.inference.packed import CODES, ROWS, SCALE
+from tilelli_nb.inference.packed import CODES, ROWS, SCALE, draw_latent
+from tilelli_nb.model.ternary import ternarize
+from tilelli_nb.pretrained import first_weights
 from tilelli_nb.storage.checkpoint import read_tensors, write_tensors
 
 
@@ -158,6 +160,64 @@ def test_a_packed_model_cannot_be_trained_and_says_why(packed_nano, nano):
         nano.load_weights(read_tensors(packed_nano[0] / "model.safetensors")[0])
     with pytest.raises(CheckpointError, match="save_packed"):
         lm.save_pretrained(packed_nano[0])
+
+
+def test_training_can_begin_from_a_packed_model(nano, packed_nano, text):
+    """With new latent weights, whose codes and scales are the file's (worked out in
+    float64) and which are not all far from the next code.
+    """
+    lm = TilelliLM(nano.config, draw=False)
+    weights, changed = first_weights(packed_nano[0], lm)
+    lm.load_weights(weights)
+    assert changed == [] and not lm.is_packed and lm.is_as_built()
+    for before, after in zip(nano.blocks, lm.blocks, strict=True):
+        for old, new in (
+            (before.ffn.up, after.ffn.up),
+            (before.ffn.down, after.ffn.down),
+        ):
+            codes, alpha = old.codes()
+            latent = new.weight.detach().double()
+            size = latent.abs().mean()
+            assert size.item() == pytest.approx(alpha.item(), rel=1e-6)
+            assert torch.equal((latent / size).round().clamp(-1, 1), codes.double())
+            # Spread evenly: of those that are 0, a tenth lies within a twentieth of
+            # alpha from the edge at 0.5. (0.49 - 0.45) / 0.49 is a twelfth.
+            zeros = latent[codes == 0].abs() / size
+            assert (zeros > 0.45).double().mean().item() == pytest.approx(
+                1 / 12, abs=0.01
+            )
+            others = latent[codes != 0].abs() / size
+            assert others.min().item() == pytest.approx(0.51, abs=0.01)
+            middle = (others.min() + others.max()) / 2
+            assert others.mean().item() == pytest.approx(middle.item(), abs=0.02)
+    packed_score = TilelliLM.from_pretrained(packed_nano[0]).score(text)
+    assert lm.eval().score(text) == pytest.approx(packed_score, abs=1e-4)
+    lm.train()(
+        torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long)
+    ).backward()
+    assert lm.blocks[0].ffn.up.weight.grad.abs().sum() > 0
+
+
+def test_the_same_latent_weights_are_drawn_each_time(nano, packed_nano):
+    torch.manual_seed(5)
+    one, _ = first_weights(packed_nano[0], TilelliLM(nano.config, draw=False))
+    torch.manual_seed(6)
+    other, _ = first_weights(packed_nano[0], TilelliLM(nano.config, draw=False))
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("codes", [[0, 0, 0], [1, -1, 1], [0, 0, 1]])
+def test_latent_weights_of_one_kind_of_code_alone(codes):
+    generator = torch.Generator().manual_seed(0)
+    latent = draw_latent(0.25 * torch.tensor([codes], dtype=torch.float32), generator)
+    again, alpha = ternarize(latent)
+    assert again.tolist() == [codes]
+    if any(codes):
+        assert alpha.item() == pytest.approx(0.25, rel=1e-6)
+    else:
+        assert not latent.any()
 
 
 def test_a_newer_format_and_a_missing_tensor_say_so(tmp_path):

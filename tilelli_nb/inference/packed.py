@@ -99,8 +99,6 @@ def draw_latent(weight: Tensor, generator: torch.Generator) -> Tensor:
     would have to push for long before the first one changed.
     """
     codes, alpha = weight.sign(), weight.abs().max()
-    if alpha == 0:  # every code is 0, and so are the weights
-        return weight
     even = torch.rand(weight.shape, generator=generator)
     # 0 up to half of alpha, on both sides; a little less, so that none is rounded away
     zeros = (2 * even - 1) * 0.49 * alpha
