@@ -41,9 +41,9 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def first_weights(
     name: str | Path, lm, may_differ: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads weights that `lm` can be trained from, and says in words which of its sizes
-    in `may_differ` are others than those the weights were trained with. A packed model
-    gets new latent weights.
+    """Reads weights that `lm` can be trained from, and says in sentences what is worth
+    knowing about them: which sizes in `may_differ` they were trained with, where these
+    are others than the model's, and that a packed model got new latent weights.
 
     All other sizes must be the same. The tensors of 4 heads and of 8 have one shape,
     and the heads of one model mean nothing to the other. Raises CheckpointError, which
@@ -64,9 +64,13 @@ def first_weights(
             f"the weights of {name} were trained with {', '.join(wrong)}",
             "give the configuration that they were trained with, or other weights",
         )
+    said = []
+    if changed:
+        said.append(f"They were trained with {', '.join(changed)}.")
     if "packed" in metadata:
         tensors = trainable_weights(tensors, metadata["packed"], lm)
-    return tensors, changed
+        said.append("They were packed: their latent weights were drawn anew.")
+    return tensors, said
 
 
 def resolve(name: str | Path) -> Path:

@@ -92,6 +92,9 @@ def test_a_packed_model_can_be_trained_on(begin, tmp_path):
     )
     done = begin()
     assert done.exit_code == 0, done.exception
+    notes = load_record(tmp_path / "run")["notes"]
+    assert notes.endswith("their latent weights were drawn anew.")
+    assert "drawn anew" in done.stderr
     trained = TilelliLM.from_pretrained(tmp_path / "run")
     assert not trained.is_packed
     # latent weights again: more than the three values of a packed matrix

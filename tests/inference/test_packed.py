@@ -167,9 +167,10 @@ def test_training_can_begin_from_a_packed_model(nano, packed_nano, text):
     float64) and which are not all far from the next code.
     """
     lm = TilelliLM(nano.config, draw=False)
-    weights, changed = first_weights(packed_nano[0], lm)
+    weights, said = first_weights(packed_nano[0], lm)
     lm.load_weights(weights)
-    assert changed == [] and not lm.is_packed and lm.is_as_built()
+    assert said == ["They were packed: their latent weights were drawn anew."]
+    assert not lm.is_packed and lm.is_as_built()
     for before, after in zip(nano.blocks, lm.blocks, strict=True):
         for old, new in (
             (before.ffn.up, after.ffn.up),

@@ -106,7 +106,10 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
     if options.init is not None:
-        said = start_from(options, lm, processes)
+        # How many keys a query keeps is no part of the weights: another `keep` is a
+        # choice, once --config has made it.
+        may_differ = ("keep",) if options.config else ()
+        said = start_from(options.init, lm, processes, may_differ)
         notes = f"{said} {notes}".strip()
     on_log = None
     if processes.is_first:  # one process logs for all
@@ -145,22 +148,21 @@ def same_place(model: str, out: Path) -> bool:
     return pretrained.resolve(model).resolve() == out.resolve()
 
 
-def start_from(options: TrainOptions, lm: TilelliLM, processes: Processes) -> str:
-    """Gives the model the weights of --init, and returns a sentence for the run record.
-    The optimizer and the schedule begin anew.
+def start_from(
+    init: str, lm: TilelliLM, processes: Processes, may_differ: tuple[str, ...] = ()
+) -> str:
+    """Gives the model the weights of --init, and returns what the run record says about
+    them. The optimizer and the schedule begin anew. The sizes in `may_differ` may be
+    others than those that the weights were trained with.
 
-    How many keys a query keeps is no part of the weights: another `keep` is a choice,
-    once --config has made it. Raises CheckpointError for anything else that differs.
+    Raises CheckpointError for anything else that differs.
     """
-    may_differ = ("keep",) if options.config else ()
-    tensors, changed = pretrained.first_weights(options.init, lm, may_differ)
+    tensors, said = pretrained.first_weights(init, lm, may_differ)
     lm.load_weights(tensors)
-    said = f"Started from the weights of {options.init}"
-    if changed:
-        said += f", which were trained with {', '.join(changed)}"
-        if processes.is_first:
-            print(f"{said}: going on with what --config says", file=sys.stderr)
-    return f"{said}."
+    if processes.is_first:
+        for sentence in said:
+            print(f"{init}: {sentence}", file=sys.stderr)
+    return " ".join([f"Started from the weights of {init}.", *said])
 
 
 def check_steps(steps: int | None, out: Path) -> None:

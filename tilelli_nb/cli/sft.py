@@ -150,12 +150,11 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     Raises ConfigError where --init and --out are one place, CheckpointError where the
     weights do not fit the configuration.
     """
-    from .. import pretrained
     from ..config import load_config
     from ..language_model import TilelliLM
     from ..training.distributed import Processes, refuse_unseen_gpu
     from ..training.loop import train
-    from .launch import check_steps, same_place, saved_record
+    from .launch import check_steps, same_place, saved_record, start_from
 
     if same_place(options.init, options.folder):
         raise ConfigError(
@@ -169,9 +168,7 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     refuse_unseen_gpu(options.device)
     processes = Processes(options.device)
     lm = TilelliLM(load_config(options.config).with_train(**options.changes))
-    weights, _ = pretrained.first_weights(options.init, lm)
-    lm.load_weights(weights)
-    notes = f"Started from the weights of {options.init}. {options.notes}".strip()
+    notes = f"{start_from(options.init, lm, processes)} {options.notes}".strip()
     record = saved_record(
         train,
         lm,

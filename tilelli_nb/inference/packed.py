@@ -93,7 +93,7 @@ def trainable_weights(
 
 def draw_latent(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Latent weights with the codes and the scale of `weight` = alpha * codes: spread
-    evenly over all the values that round to their code, as training leaves them.
+    evenly over all the values that round to their code.
 
     Were they all at alpha * codes, each would be far from the next code, and training
     would have to push for long before the first one changed.
