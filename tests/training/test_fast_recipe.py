@@ -218,3 +218,17 @@ def test_words_that_are_not_known():
         with pytest.raises(ConfigError, match=f"train.{name} = {value!r}.*\n.*one of"):
             small(**{name: value})
     assert math.isclose(load_config("lite_10m_fast").train.muon_lr, 0.02)
+
+
+@pytest.mark.parametrize(("card_has_bf16", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_imitates_sixteen_bits_trains_in_32(
+    monkeypatch, card_has_bf16, chosen
+):
+    """A T4 says that it supports bf16, and emulates it."""
+
+    def is_supported(including_emulation=True):
+        return including_emulation or card_has_bf16
+
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", is_supported)
+    assert choose_precision("auto", torch.device("cuda")) == chosen
+    assert choose_precision("bf16", torch.device("cuda")) == "bf16"

@@ -14,13 +14,15 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """Decides between "fp32" and "bf16": what was asked for, or for "auto" what is fast
     on `device`.
 
-    A GPU takes bf16. Processors differ by a factor of a thousand, whatever they are
+    A GPU takes bf16, if it has it. Processors differ by a factor of a thousand, whatever they are
     called: some have instructions for bf16, others imitate it. So one product is timed.
     """
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16"
+        # older cards, such as a T4, only imitate bf16, and slowly
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has_bf16 else "fp32"
     if device.type == "cpu" and bf16_gain() >= WORTH_IT:
         return "bf16"
     return "fp32"
