@@ -17,7 +17,7 @@ from .data.tokenizer import ByteTokenizer
 from .errors import CheckpointError
 from .files import at_home, write_atomic
 from .inference import decoding, generation_config, packed
-from .inference.chatting import Talker
+from .inference.chatting import Gate, Talker, write_gate
 from .inference.prepared import Prepared
 from .model.network import Network, check_tokens
 from .model.ternary import TernaryLinear
@@ -42,6 +42,10 @@ class FastForm(NamedTuple):
 FORMS: WeakKeyDictionary["TilelliLM", FastForm] = WeakKeyDictionary()
 
 
+# what may change in a part that computes the same
+NOT_SETTINGS = ("training", "is_softened")
+
+
 def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
     """Whether the tensors (fp32, on the CPU) hold the same numbers. Takes about as long
     as writing two bytes.
@@ -59,7 +63,7 @@ def make_of(part: nn.Module) -> tuple[type, dict[str, Any]]:
     settings = {
         name: value
         for name, value in vars(part).items()
-        if isinstance(value, int | float | str) and name != "training"
+        if isinstance(value, int | float | str) and name not in NOT_SETTINGS
     }
     return type(part), settings
 
@@ -81,6 +85,8 @@ class TilelliLM(Network, Talker):
         super().__init__(config.model)
         self.config = config
         self.built_from = [make_of(part) for part in self.modules()]  # see is_as_built
+        # whether q and k have been made small for a training already: training/soften
+        self.is_softened = False
         # how it is sampled when nobody says how, such as {"temperature": 0.3}
         self.sampling_defaults: dict[str, Any] = {}
         if draw:
@@ -193,7 +199,10 @@ class TilelliLM(Network, Talker):
         lm = cls(Config.from_dict(metadata["config"]), draw=False).eval()
         if "packed" in metadata:
             tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
+            # a layer that came from codes knows it: that is how this model is built
+            lm.built_from = [make_of(part) for part in lm.modules()]
         lm.load_weights(tensors)
+        lm.is_softened = lm.config.train.qk_scale != 1
         return lm
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
@@ -215,6 +224,7 @@ class TilelliLM(Network, Talker):
                 "load them with the configuration they were trained with",
             )
         self.load_state_dict(tensors)
+        self.is_softened = False  # who loads softened ones says so afterwards
 
     def train(self, mode: bool = True) -> "TilelliLM":
         """Sets the mode, training or not. Raises CheckpointError when the model is
@@ -258,14 +268,17 @@ class TilelliLM(Network, Talker):
         """Writes the same files with far fewer bytes, for inference only: five ternary
         codes a byte, the other matrices in int8. A lite_10m takes a ninth.
 
-        With a held-out `text`, the file notes the bits per byte before and after.
-        Returns what it says about packing.
+        With a held-out `text`, the file notes the bits per byte before and after; None
+        alone means that nothing is measured. Returns what it says about packing. Raises
+        TokenError for an empty text, before anything is written.
         """
         folder = at_home(folder)
         tensors = packed.pack_weights(self)
-        note = {"version": packed.VERSION, "note": NOT_TRAINABLE[0]}
+        # of a model that is packed again: it stays the same, and so what was measured
+        earlier = about.get("packed", {})
+        note = {**earlier, "version": packed.VERSION, "note": NOT_TRAINABLE[0]}
         metadata = {"config": self.config.to_dict(), **about, "packed": note}
-        if text:
+        if text is not None:
             unpacked = type(self).from_tensors(tensors, metadata)  # as it is loaded
             # metadata holds this very dictionary, so that the file will say it
             note["bits_per_byte_before"] = self.score(text)
@@ -276,17 +289,30 @@ class TilelliLM(Network, Talker):
         return note
 
     def push_to_hub(
-        self, name: str, record: dict[str, Any] | None = None, private: bool = False
+        self,
+        name: str,
+        record: dict[str, Any] | None = None,
+        private: bool = False,
+        about: dict[str, Any] | None = None,
+        gate: Gate | None = None,
     ) -> str:
         """Publishes the model as OWNER/NAME on the Hugging Face Hub, with a card from
         its run record, and returns its address.
+
+        `about` is what else its file notes, such as {"val_bpb": 1.2}; `gate` is put
+        beside the weights of a chat model. Raises CheckpointError where the Hub does
+        not take it.
         """
+        about = about or {}
         parameters = sum(p.numel() for p in self.parameters())
         card = hub.model_card(name, self.config.to_dict(), parameters, record)
         with tempfile.TemporaryDirectory() as folder:
-            if self.is_packed:
-                self.save_packed(folder)
+            # a packed vanilla model has no codes to tell it by, but its file notes it
+            if self.is_packed or "packed" in about:
+                self.save_packed(folder, **about)
             else:
-                self.save_pretrained(folder)
+                self.save_pretrained(folder, **about)
+            if gate is not None:
+                write_gate(folder, gate)
             write_atomic(Path(folder) / "README.md", card.encode())
             return hub.upload(Path(folder), name, private)

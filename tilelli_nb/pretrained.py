@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import Config
 from .errors import CheckpointError
 from .files import at_home
-from .inference.packed import trainable_weights
+from .inference.packed import CODES, trainable_weights
 from .storage import hub
 from .storage.checkpoint import MODEL_FILE, latest_valid, read_model, weights_in
 
@@ -38,12 +38,11 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights_in(tensors), metadata
 
 
-def first_weights(
-    name: str | Path, lm, may_differ: tuple[str, ...] = ()
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads weights that `lm` can be trained from, and says in sentences what is worth
-    knowing about them: which sizes in `may_differ` they were trained with, where these
-    are others than the model's, and that a packed model got new latent weights.
+def first_weights(name: str | Path, lm, may_differ: tuple[str, ...] = ()) -> list[str]:
+    """Gives `lm`, which is to be trained, the weights of another model, and says in
+    sentences what is worth knowing about them: which sizes in `may_differ` they were
+    trained with, where these are others than the model's; that a packed model got new
+    latent weights; that attention was softened before and will not be again.
 
     All other sizes must be the same. The tensors of 4 heads and of 8 have one shape,
     and the heads of one model mean nothing to the other. Raises CheckpointError, which
@@ -68,9 +67,14 @@ def first_weights(
     if changed:
         said.append(f"They were trained with {', '.join(changed)}.")
     if "packed" in metadata:
+        if any(name.endswith(CODES) for name in tensors):  # not in a vanilla model
+            said.append("They were packed: their latent weights were drawn anew.")
         tensors = trainable_weights(tensors, metadata["packed"], lm)
-        said.append("They were packed: their latent weights were drawn anew.")
-    return tensors, said
+    lm.load_weights(tensors)
+    lm.is_softened = metadata["config"]["train"].get("qk_scale", 1) != 1
+    if lm.is_softened and lm.config.train.qk_scale != 1:
+        said.append("Their attention was softened before: that is not done again.")
+    return said
 
 
 def resolve(name: str | Path) -> Path:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tilelli_nb import TilelliLM
 from tilelli_nb.cli import chat as chat_module
+from tilelli_nb.cli import sft as sft_module
 from tilelli_nb.cli.app import app
 from tilelli_nb.errors import CheckpointError, ConfigError
 from tilelli_nb.inference.chatting import Gate, Spoken, write_gate
@@ -79,6 +80,45 @@ def test_sft_resumes_its_own_length_alone_and_needs_the_gpu_that_is_paid_for(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(ConfigError, match="should have a GPU"):
         tilelli(*again, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "at_once"),
+    [("sft_10m", 256, 32), ("sft_10m", 8, 8), ("mine.yaml", 8, 2)],
+)
+def test_a_batch_does_not_change_how_many_are_held_at_once(
+    tmp_path, monkeypatch, config, batch, at_once
+):
+    """32 are what the configuration says, unless there are fewer."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("train: {micro_batch: 2}")
+    given = []
+    monkeypatch.setattr(sft_module, "fine_tune", given.append)
+    done = tilelli("sft", "--config", config, "--batch", batch)
+    assert done.exit_code == 0, done.output
+    assert given[0].changes == {"batch": batch, "micro_batch": at_once}
+
+
+def test_a_batch_whose_text_does_not_divide_is_refused_at_the_start(monkeypatch):
+    """64 conversations divide among 8 processes, their 4 rows of text do not."""
+
+    class Eight:
+        world, rank, is_first, device = 8, 1, False, "cpu"
+
+        def __init__(self, device):
+            pass
+
+    def begun(*inputs):
+        raise AssertionError("it has begun")
+
+    monkeypatch.setattr("tilelli_nb.training.distributed.Processes", Eight)
+    monkeypatch.setattr("tilelli_nb.cli.launch.start_from", begun)
+    sft = ["sft", "--device", "cpu", "--batch"]
+    with pytest.raises(ConfigError, match="64 conversations and 4 rows of") as caught:
+        tilelli(*sft, 64, catch_exceptions=False)
+    assert "a multiple of 128" in caught.value.fix
+    with pytest.raises(AssertionError, match="it has begun"):
+        tilelli(*sft, 128, catch_exceptions=False)
 
 
 def test_a_conversation_from_a_pipe(taught):

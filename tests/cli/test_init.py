@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 
 from tilelli_nb import TilelliLM, load_config, load_record, prepare_shards
 from tilelli_nb.cli.app import app
-from tilelli_nb.errors import CheckpointError
+from tilelli_nb.cli.launch import check_start
+from tilelli_nb.errors import CheckpointError, ConfigError, TrainingError
 
 SIZES = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "keep": 4, "context": 32}
 
@@ -18,9 +19,9 @@ def begin(tmp_path):
     lm = TilelliLM(load_config("nano").with_model(**SIZES))
     lm.save_pretrained(tmp_path / "old")
 
-    def run(**sizes):
+    def run(train="steps: 1, batch: 2", **sizes):
         lines = [f"  {name}: {value}" for name, value in {**SIZES, **sizes}.items()]
-        config = "\n".join(["model:", *lines, "train: {steps: 1, batch: 2}", ""])
+        config = "\n".join(["model:", *lines, f"train: {{{train}}}", ""])
         (tmp_path / "new.yaml").write_text(config)
         arguments = ["train", "--corpus", tmp_path / "shards", "--init"]
         arguments += [tmp_path / "old", "--config", tmp_path / "new.yaml"]
@@ -99,3 +100,59 @@ def test_a_packed_model_can_be_trained_on(begin, tmp_path):
     assert not trained.is_packed
     # latent weights again: more than the three values of a packed matrix
     assert len(trained.blocks[0].ffn.up.weight.unique()) > 100
+
+
+def test_attention_is_softened_once_along_a_chain_of_runs(begin, tmp_path):
+    soft = load_config("nano").with_model(**SIZES).with_train(qk_scale=0.25)
+    lm = TilelliLM(soft)
+    lm.save_pretrained(tmp_path / "old")
+    still = "steps: 1, batch: 2, lr: 1.0e-12, qk_scale: 0.25"
+    done = begin(train=still)
+    assert done.exit_code == 0, done.exception
+    assert "softened before" in load_record(tmp_path / "run")["notes"]
+    after = TilelliLM.from_pretrained(tmp_path / "run")
+    old, new = (m.blocks[0].attention.weight for m in (lm, after))
+    assert (old - new).abs().max() < 1e-6
+
+
+def test_a_run_goes_on_with_the_weights_that_it_began_with(begin, tmp_path):
+    done = begin()
+    assert done.exit_code == 0, done.exception
+    arguments = ["train", "--corpus", tmp_path / "shards", "--resume"]
+    arguments += ["--config", tmp_path / "new.yaml", "--out", tmp_path / "run"]
+    arguments = [*map(str, arguments)]
+
+    def go_on(*more):
+        return CliRunner().invoke(app, [*arguments, *map(str, more)])
+
+    assert go_on("--init", tmp_path / "old").exit_code == 0
+    assert go_on().exit_code == 0  # the weights are in its checkpoint
+    other = go_on("--init", "tilelli/nano").exception
+    assert isinstance(other, ConfigError) and "did not start from" in other.problem
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    unknown = go_on().exception
+    assert isinstance(unknown, ConfigError) and "no checkpoint yet" in unknown.problem
+
+
+def test_a_name_that_begins_another_name_is_not_it(begin, tmp_path):
+    done = begin()
+    assert done.exit_code == 0, done.exception
+    record = (tmp_path / "run" / "run.json").read_text()
+    with_dot = record.replace(f"{tmp_path / 'old'}.", f"{tmp_path / 'old'}.v2.")
+    assert with_dot != record
+    (tmp_path / "run" / "run.json").write_text(with_dot)
+    with pytest.raises(ConfigError, match="did not start from"):
+        check_start(str(tmp_path / "old"), tmp_path / "run")
+    check_start(str(tmp_path / "old.v2"), tmp_path / "run")
+
+
+def test_a_fine_tuning_is_not_finished_on_text(tmp_path):
+    few = ["--pairs", 6000, "--steps", 4, "--stop-at", 1, "--batch", 4]
+    begun = ["sft", "--out", tmp_path / "chat", *few, "--precision", "fp32"]
+    assert CliRunner().invoke(app, [*map(str, begun)]).exit_code == 0
+    end = ["train", "--decay-from", tmp_path / "chat", "--steps", 2]
+    end += ["--out", tmp_path / "end"]
+    error = CliRunner().invoke(app, [*map(str, end)]).exception
+    assert isinstance(error, TrainingError) and "of kind sft" in error.problem
+    assert not (tmp_path / "end" / "run.json").exists()

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from tiny_models import tiny
 from typer.testing import CliRunner
 
 from tilelli_nb import TilelliError
@@ -112,12 +114,28 @@ def test_a_price_of_nothing_is_a_price():
     assert done.exit_code == 0 and not isinstance(done.exception, ConfigError)
 
 
-@pytest.mark.parametrize("option", ["--top-k=5", "--top-p=0.9"])
+@pytest.mark.parametrize("option", ["--top-k=5", "--top-p=0.9", "--seed=1"])
 def test_what_cannot_matter_at_temperature_0_is_refused(option):
     arguments = ["generate", "hi", "--max-new", "1", "--temperature", "0", option]
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, ConfigError)
     assert option.split("=")[0] in str(done.exception)
+
+
+@pytest.mark.parametrize("option", ["--top-k=5", "--top-p=0.9", "--seed=1"])
+def test_a_temperature_of_0_that_the_model_brings_counts_as_well(tmp_path, option):
+    lm = tiny(dtype=torch.float32)
+    lm.sampling_defaults = {"temperature": 0, "top_k": 3}
+    lm.save_pretrained(tmp_path / "greedy")
+    greedy = ["generate", "hi", "--max-new=1", "--model", str(tmp_path / "greedy")]
+    done = CliRunner().invoke(app, [*greedy, option])
+    assert isinstance(done.exception, ConfigError), done.output
+    name = option.split("=")[0]
+    assert done.exception.problem.startswith(f"{name} is without effect at temp")
+    assert "greedy has of its own" in done.exception.problem
+    # what the model brings was not given, and a temperature that is given wins
+    for arguments in ([], [option, "--temperature=1"]):
+        assert CliRunner().invoke(app, [*greedy, *arguments]).exit_code == 0
 
 
 def test_a_resumed_run_is_tried_in_the_precision_that_it_has(tmp_path):

@@ -10,7 +10,13 @@ from typer.testing import CliRunner
 from tilelli_nb import TilelliLM, load_config, prepare_shards
 from tilelli_nb.cli.app import app
 from tilelli_nb.data.corpus import prepare_corpus
-from tilelli_nb.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tilelli_nb.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    TokenError,
+    TrainingError,
+)
 from tilelli_nb.training.loop import train
 
 
@@ -93,6 +99,14 @@ def test_pack_says_what_is_true_of_this_model(here):
     assert "stories" not in done.stdout
     about = tilelli("info", "packed").stdout
     assert "what it costs was not measured" in about and "+0.0000" not in about
+
+
+def test_pack_refuses_an_empty_text(here):
+    (here / "empty.txt").write_text("")
+    done = tilelli("pack", "model", "--out", "packed", "--text", "empty.txt")
+    assert isinstance(done.exception, TokenError), done.exception
+    assert "an empty text has no bytes" in done.exception.problem
+    assert not (here / "packed").exists()
 
 
 def test_the_help_promises_no_speed_that_the_records_deny(monkeypatch):

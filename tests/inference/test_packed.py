@@ -12,8 +12,9 @@ import torch
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.data.stories import stories
-from tilelli_nb.errors import CheckpointError
+from tilelli_nb.errors import CheckpointError, TokenError
 from tilelli_nb.inference.packed import CODES, ROWS, SCALE, draw_latent
+from tilelli_nb.inference.prepared import Prepared
 from tilelli_nb.model.ternary import ternarize
 from tilelli_nb.pretrained import first_weights
 from tilelli_nb.storage.checkpoint import read_tensors, write_tensors
@@ -56,6 +57,25 @@ def test_nano_takes_less_than_half_a_megabyte_and_hardly_loses_anything(
     assert abs(note["bits_per_byte"] - note["bits_per_byte_before"]) < 0.01
     assert json.loads((folder / "config.json").read_text())["packed"] == note
     assert read_tensors(folder / "model.safetensors")[1]["val_bpb"] == 0.25
+
+
+@pytest.mark.parametrize("empty", ["", b""])
+def test_an_empty_text_is_refused_and_none_alone_is_not_measured(tmp_path, empty):
+    with pytest.raises(TokenError, match="an empty text has no bytes to score"):
+        small().save_packed(tmp_path / "packed", empty)
+    assert not (tmp_path / "packed").exists()
+    assert "bits_per_byte" not in small().save_packed(tmp_path / "packed", None)
+
+
+def test_a_model_that_is_packed_again_keeps_what_was_measured(packed_nano, tmp_path):
+    """Since it is the same model: every tensor is equal."""
+    tensors, metadata = read_tensors(packed_nano[0] / "model.safetensors")
+    about = {name: metadata[name] for name in ("val_bpb", "packed")}
+    again = TilelliLM.from_pretrained(packed_nano[0])
+    assert again.save_packed(tmp_path, **about) == packed_nano[1]
+    same, noted = read_tensors(tmp_path / "model.safetensors")
+    assert noted == metadata and same.keys() == tensors.keys()
+    assert all(torch.equal(same[name], tensors[name]) for name in tensors)
 
 
 def test_lite_10m_takes_at_most_4_6_megabytes(tmp_path):
@@ -167,8 +187,7 @@ def test_training_can_begin_from_a_packed_model(nano, packed_nano, text):
     float64) and which are not all far from the next code.
     """
     lm = TilelliLM(nano.config, draw=False)
-    weights, said = first_weights(packed_nano[0], lm)
-    lm.load_weights(weights)
+    said = first_weights(packed_nano[0], lm)
     assert said == ["They were packed: their latent weights were drawn anew."]
     assert not lm.is_packed and lm.is_as_built()
     for before, after in zip(nano.blocks, lm.blocks, strict=True):
@@ -200,13 +219,14 @@ def test_training_can_begin_from_a_packed_model(nano, packed_nano, text):
 
 
 def test_the_same_latent_weights_are_drawn_each_time(nano, packed_nano):
-    torch.manual_seed(5)
-    one, _ = first_weights(packed_nano[0], TilelliLM(nano.config, draw=False))
-    torch.manual_seed(6)
-    other, _ = first_weights(packed_nano[0], TilelliLM(nano.config, draw=False))
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name])
+    drawn = []
+    for seed in (5, 6):  # of PyTorch's own generator, which has no say
+        torch.manual_seed(seed)
+        lm = TilelliLM(nano.config, draw=False)
+        first_weights(packed_nano[0], lm)
+        drawn.append(lm.state_dict())
+    for one, other in zip(*(weights.values() for weights in drawn), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("codes", [[0, 0, 0], [1, -1, 1], [0, 0, 1]])
@@ -219,6 +239,39 @@ def test_latent_weights_of_one_kind_of_code_alone(codes):
         assert alpha.item() == pytest.approx(0.25, rel=1e-6)
     else:
         assert not latent.any()
+
+
+def test_latent_weights_do_not_hang_on_the_defaults_of_pytorch():
+    packed = 0.3 * torch.tensor([[1.0, 0.0, -1.0, 1.0] * 50])
+    drawn = draw_latent(packed, torch.Generator().manual_seed(0))
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        again = draw_latent(packed, torch.Generator(device="cpu").manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(drawn, again)
+
+
+def test_a_packed_model_writes_with_its_fast_form(packed_nano):
+    lm = TilelliLM.from_pretrained(packed_nano[0])
+    assert isinstance(lm.fast_form(), Prepared)
+    plain = lm.generate([65], max_new=20, temperature=0)
+    lm.blocks[0].register_forward_hook(lambda *_: None)  # which the form would not call
+    assert not isinstance(lm.fast_form(), Prepared)
+    assert lm.generate([65], max_new=20, temperature=0) == plain
+
+
+def test_a_packed_vanilla_model_has_no_latent_weights_to_draw(tmp_path):
+    lm = small(block="vanilla")
+    lm.save_packed(tmp_path)
+    lm.save_packed(tmp_path)  # one packed model may replace another
+    other = small(block="vanilla")
+    assert first_weights(tmp_path, other) == []
+    assert torch.equal(
+        other.output.weight, TilelliLM.from_pretrained(tmp_path).output.weight
+    )
 
 
 def test_a_newer_format_and_a_missing_tensor_say_so(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError, MissingDependency
 from tilelli_nb.storage.hub import download, model_card, upload
+from tilelli_nb.storage.records import new_record
 
 pytest.importorskip("huggingface_hub")
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -71,6 +72,8 @@ class Hub(BaseHTTPRequestHandler):
                 }
             )
         for line in map(json.loads, data.splitlines()):  # /commit/
+            if line["key"] == "deletedFile":
+                del self.repositories[name][line["value"]["path"]]
             if line["key"] == "file":
                 self.repositories[name][line["value"]["path"]] = base64.b64decode(
                     line["value"]["content"]
@@ -140,7 +143,8 @@ except CheckpointError as error:
 """
 
 
-def test_there_and_back(hub, tmp_path):
+def run_with(hub, tmp_path, script):
+    """What a script says that uses the server; its argument is the folder packed/."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub,
@@ -150,13 +154,17 @@ def test_there_and_back(hub, tmp_path):
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", THERE_AND_BACK, str(tmp_path / "packed")],
+    return subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "packed")],
         env=environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def test_there_and_back(hub, tmp_path):
+    done = run_with(hub, tmp_path, THERE_AND_BACK)
     lines = done.stdout.splitlines()
     assert [line for line in lines if line in ("True", "False")] == ["True", "True"], (
         done.stdout + done.stderr[-2000:]
@@ -173,6 +181,73 @@ def test_there_and_back(hub, tmp_path):
         )
         assert f'from_pretrained("{name}")' in files["README.md"].decode()
         assert json.loads(files["config.json"])["model"]["d_model"] == 16
+
+
+WITH_ALL_THAT_IS_KNOWN = """
+import json, os, sys
+from typer.testing import CliRunner
+from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.cli.app import app
+from tilelli_nb.files import write_atomic
+from tilelli_nb.inference.chatting import Gate, read_gate, write_gate
+from tilelli_nb.pretrained import load_model, resolve
+from tilelli_nb.storage.records import dumps, new_record
+
+def tilelli(*arguments):
+    done = CliRunner().invoke(app, arguments, input="/quit", catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+folder = sys.argv[1]
+sizes = dict(d_model=16, n_blocks=1, n_heads=2, context=32)
+for block in ("routed", "vanilla"):
+    small = load_config("nano").with_model(**sizes, block=block)
+    note = TilelliLM(small).save_packed(folder, "some text", val_bpb=2.25)
+    write_gate(folder, Gate("margin", 0.625))
+    tilelli("push", folder, f"me/{block}")
+    back = load_model(f"me/{block}")[1]
+    print(back == {"config": small.to_dict(), "val_bpb": 2.25, "packed": note})
+    print("bits_per_byte" in note)
+print(read_gate(resolve("me/routed")) == Gate("margin", 0.625))
+tilelli("chat", "--model", "me/routed", "--gate")
+plain = folder + "-not"
+TilelliLM(small).save_pretrained(plain, val_bpb=3.5)
+data = dict(source="mine.txt", train_bytes=9, val_bytes=1, sha256="ab" * 32)
+record = new_record("it", "train", config=small.to_dict(), data=data)  # of a killed run
+write_atomic(plain + "/run.json", dumps(record))
+tilelli("push", plain, "me/plain")
+print(load_model("me/plain")[1] == {"config": small.to_dict(), "val_bpb": 3.5})
+print(read_gate(resolve("me/plain")) is None)
+"""
+
+
+def test_what_is_known_of_a_model_goes_along(hub, tmp_path):
+    """The metadata of its file, what packing cost, and its gate."""
+    done = run_with(hub, tmp_path, WITH_ALL_THAT_IS_KNOWN)
+    assert done.stdout.split() == ["True"] * 7, done.stdout + done.stderr[-2000:]
+    gated, plain = (Hub.repositories[name] for name in ("me/routed", "me/plain"))
+    assert json.loads(gated["gate.json"]) == {"signal": "margin", "threshold": 0.625}
+    assert sorted(plain) == ["README.md", "config.json", "model.safetensors"]
+    assert "| time | not finished |" in plain["README.md"].decode()
+
+
+ONE_AFTER_THE_OTHER = """
+import sys
+from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.inference.chatting import Gate
+small = load_config("nano").with_model(d_model=16, n_blocks=1, n_heads=2)
+lm = TilelliLM(small)
+lm.sampling_defaults = {"temperature": 0.5}
+lm.push_to_hub("me/again", gate=Gate("margin", 0.5))
+TilelliLM(small).push_to_hub("me/again")
+"""
+
+
+def test_a_newer_model_is_not_left_with_the_gate_of_an_older_one(hub, tmp_path):
+    Hub.repositories["me/again"] = {"notes.txt": b"somebody's own"}
+    done = run_with(hub, tmp_path, ONE_AFTER_THE_OTHER)
+    assert done.returncode == 0, done.stderr[-2000:]
+    own = ["README.md", "config.json", "model.safetensors"]
+    assert sorted(Hub.repositories["me/again"]) == sorted([*own, "notes.txt"])
 
 
 @pytest.mark.parametrize(
@@ -238,3 +313,20 @@ def test_a_card_says_what_the_record_says():
     assert "| notes" not in card and "held out" not in model_card(
         "me/it", config, 824_576
     )
+
+
+def test_a_card_of_a_run_that_has_not_finished():
+    """As its record is from the first step on, until it ends or is stopped."""
+    config = load_config("nano").to_dict()
+    corpus = {"source": "stories", "train_bytes": 900, "val_bytes": 100}
+    data = {**corpus, "sha256": "ab" * 32}
+    record = new_record("it", "train", config=config, seed=7, data=data)
+    card = model_card("me/it", config, 824_576, record)
+    for line in (
+        "| trained on | stories, 900 bytes (sha256 abababababab…) |",
+        "| steps | not finished, seed 7 |",
+        "| held out | not measured, of 100 bytes that are not trained on |",
+        "| time | not finished |",
+        "| cost | not finished |",
+    ):
+        assert line in card, line

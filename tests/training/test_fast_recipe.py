@@ -118,6 +118,7 @@ def test_warm_up_stable_decay():
 def test_the_end_can_be_chosen_late(tmp_path, shards):
     """A run and its branch share their first steps; the branch then decays to its end."""
     settings = {"schedule": "wsd", "steps": 1000, "min_lr_ratio": 0.0}
+    settings["warmup_ratio"] = 0.004  # 4 steps
     train(small(**settings), shards, tmp_path / "long", stop_at=8, progress=False)
     before = (tmp_path / "long" / "run.json").read_bytes()
     config = branch(tmp_path / "long", tmp_path / "end", 4)
@@ -128,11 +129,53 @@ def test_the_end_can_be_chosen_late(tmp_path, shards):
     assert timeless(tmp_path / "end")[:8] == timeless(tmp_path / "long")[:8]
     peak = timeless(tmp_path / "long")[-1]["lr"]
     rates = [line["lr"] for line in load_metrics(tmp_path / "end")[8:]]
-    # The warm-up of 1,000 steps was 20 long, and 12 steps have one of a single step.
-    assert rates == pytest.approx([0.00225, 0.0015, 0.00075, 0]) and peak < 0.003
+    assert rates == pytest.approx([0.00225, 0.0015, 0.00075, 0]) and peak == 0.003
     assert (tmp_path / "long" / "run.json").read_bytes() == before
     with pytest.raises(TrainingError, match="already holds a run"):
         branch(tmp_path / "long", tmp_path / "end", 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"schedule": "cosine"}, "the schedule cosine: its rate falls to its end"),
+        # 4 of 40 steps warm up
+        ({"warmup_ratio": 0.1}, "is at step 3 and warms up until step 4"),
+        # 38 of 40 steps are behind the second
+        ({"decay_ratio": 0.95}, "is at step 3, and its rate has been falling since st"),
+    ],
+)
+def test_a_decay_does_not_begin_with_a_higher_rate(tmp_path, shards, settings, problem):
+    """Than that of the run, which is not at its peak; nothing is left behind."""
+    lm = small(**{"schedule": "wsd", "steps": 40, **settings})
+    train(lm, shards, tmp_path / "long", stop_at=3, progress=False)
+    with pytest.raises(TrainingError, match=problem) as caught:
+        branch(tmp_path / "long", tmp_path / "end", 4)
+    assert "its own command with --resume" in caught.value.fix
+    assert not (tmp_path / "end").exists()
+
+
+@pytest.mark.parametrize("stop_at", [4, 20])
+def test_a_decay_begins_at_the_first_step_of_the_peak_and_at_the_last(
+    tmp_path, shards, stop_at
+):
+    """Also where the whole is to be longer than planned, with a longer warm-up."""
+    ratios = {"warmup_ratio": 0.1, "decay_ratio": 0.5, "min_lr_ratio": 0.0}
+    lm = small(schedule="wsd", steps=40, **ratios)
+    train(lm, shards, tmp_path / "long", stop_at=stop_at, progress=False)
+    settings = branch(tmp_path / "long", tmp_path / "end", 100).train
+    steps = [stop_at, stop_at + 1, stop_at + 50, stop_at + 99]
+    rates = [learning_rate(step, settings) / settings.lr for step in steps]
+    assert rates == pytest.approx([0.99, 0.98, 0.49, 0])
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_a_decay_takes_a_step_at_least(tmp_path, shards, steps):
+    lm = small(schedule="wsd", steps=40)
+    train(lm, shards, tmp_path / "long", stop_at=3, progress=False)
+    with pytest.raises(ConfigError, match=f"--steps {steps}\n.*give 1 or more"):
+        branch(tmp_path / "long", tmp_path / "end", steps)
+    assert not (tmp_path / "end").exists()
 
 
 def test_checkpoints_by_the_clock(tmp_path, shards):

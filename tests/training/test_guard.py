@@ -229,7 +229,10 @@ def test_two_processes_go_back_together(tmp_path, shards):
 
 def test_a_run_that_has_gone_back_can_be_finished_by_another(tmp_path, shards):
     """The branch has its own second chance."""
-    disturbed_run(shards, tmp_path / "run", shake, stop_at=20)
+    lm = small(steps=48, schedule="wsd", eval_every=24, checkpoint_every=8)
+    on_log = disturbing(lm, 10, shake)
+    with pytest.warns(UserWarning, match="back to the checkpoint of step 8"):
+        train(lm, shards, tmp_path / "run", progress=False, on_log=on_log, stop_at=20)
     config = branch(tmp_path / "run", tmp_path / "end", 6)
     lm = TilelliLM(config)
     record = train(lm, shards, tmp_path / "end", resume=True, progress=False)

@@ -111,8 +111,10 @@ def test_a_batch_that_does_not_divide_is_one_clear_error():
     group.rank, group.world = 1, 2
     x = torch.arange(12).view(4, 3)
     assert group.share((x, x + 1))[0].tolist() == [[6, 7, 8], [9, 10, 11]]
-    with pytest.raises(ConfigError, match="3 does not divide among 2"):
+    with pytest.raises(ConfigError, match="3 does not divide among 2") as caught:
         group.share((x[:3], x[:3]))
+    # a row of text goes with 16 conversations
+    assert "of 16 times their number" in caught.value.fix
 
 
 @pytest.mark.parametrize("block", ["routed", "vanilla"])
@@ -337,7 +339,9 @@ def test_a_loss_that_jumps_twice_stops_the_run_and_keeps_the_last_checkpoint(
         (
             torch.OutOfMemoryError("CUDA out of memory"),
             "does not hold 4 sequences",
-            "--micro-batch auto",
+            # the one has the option, the other has not
+            "tilelli train with --micro-batch auto, which finds what fits; tilelli sft "
+            "with a smaller train.micro_batch in a YAML file",
         ),
         (
             Unsupported("a graph break"),

@@ -10,7 +10,9 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from test_train import TEXT, small
+from tiny_models import tiny
 
 from tilelli_nb import prepare_shards
 from tilelli_nb.errors import ConfigError
@@ -97,6 +99,67 @@ def test_all_processes_take_what_fits_everywhere(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     taken = [(tmp_path / f"taken by {rank}").read_text() for rank in (0, 1)]
     assert taken == ["[2]", "[2]"]
+
+
+ADDING = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+from test_several import answers_of_two_lengths
+from tiny_models import tiny
+from tilelli_nb.config import TrainConfig
+from tilelli_nb.training.distributed import Processes
+from tilelli_nb.training.optimizer import add_gradients
+processes = Processes("cpu")
+lm = tiny(context=32).train()
+compute = processes.loss_terms(lm, compiled=False)
+config = TrainConfig(micro_batch=1, balance_weight=0.0)
+x, targets = processes.share(answers_of_two_lengths())
+total = add_gradients(lm, compute, x, targets, config, "fp32", is_last=True)
+gradients = {{name: p.grad for name, p in lm.named_parameters()}}
+gradients["loss"] = processes.mean(total["loss"])
+torch.save(gradients, f"of {{processes.rank}}.pt")
+"""
+
+
+def answers_of_two_lengths():
+    """x and targets (4, 32): 3 bytes are predicted in each of the first two rows, 30 in
+    each of the others.
+    """
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 256, (4, 33), generator=generator)
+    x, targets = ids[:, :-1], ids[:, 1:].clone()
+    targets[:2, :-3] = -100
+    targets[2:, :-30] = -100
+    return x, targets
+
+
+def test_bytes_of_short_and_long_answers_count_the_same_in_two_processes(tmp_path):
+    """The one process has the short ones, the other has the long ones. Against the mean
+    over all 66 predicted bytes at once, in float64.
+    """
+    here = os.path.dirname(__file__)
+    paths = [here, os.path.dirname(here)]
+    (tmp_path / "worker.py").write_text(ADDING.format(paths=paths))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node=2", "worker.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lm = tiny(context=32).train()
+    x, targets = answers_of_two_lengths()
+    loss = F.cross_entropy(lm(x).flatten(0, 1), targets.flatten())
+    expected = torch.autograd.grad(loss, list(lm.parameters()))
+    for rank in (0, 1):
+        made = torch.load(tmp_path / f"of {rank}.pt")
+        for (name, _), wanted in zip(lm.named_parameters(), expected, strict=True):
+            assert torch.allclose(made[name], wanted, rtol=1e-9, atol=1e-12), name
+        assert made["loss"].item() == pytest.approx(loss.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(

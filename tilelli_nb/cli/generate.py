@@ -77,13 +77,22 @@ def generate(
     from ..data.tokenizer import ByteTokenizer
 
     tokenizer = ByteTokenizer()
+    for_chance = {"top-k": top_k, "top-p": top_p, "seed": seed}
     if temperature == 0:
         refuse(
-            {"top-k": top_k, "top-p": top_p},
+            for_chance,
             "without effect at --temperature 0, which always takes the likeliest byte",
             "leave it out, or give a temperature above 0",
         )
     lm = load(model, weights)
+    # the model's own setting counts where none is given
+    if temperature is None and lm.sampling().temperature == 0:
+        refuse(
+            for_chance,
+            f"without effect at temperature 0, which {model} has of its own: it always "
+            "takes the likeliest byte",
+            "leave it out, or give --temperature above 0",
+        )
     # bytes need not be UTF-8, and a model of bytes does not mind
     text = sys.stdin.buffer.read() if prompt == "-" else prompt
     ids = tokenizer.encode(text)

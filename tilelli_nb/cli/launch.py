@@ -19,12 +19,13 @@ from ..errors import ConfigError, RunInterrupted
 from ..extras import loggers
 from ..files import at_home, is_file
 from ..language_model import TilelliLM
+from ..storage.checkpoint import written_in
 from ..storage.records import load_record
 from ..training.cpu_tuning import use_free_cores
 from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import fit_micro_batch
 from ..training.loop import train
-from ..training.resuming import branch, recorded_precision
+from ..training.resuming import branch, check_kind, recorded_precision
 from .options import FINEWEB, check_range, check_size, refuse
 
 
@@ -97,6 +98,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     # With --decay-from, --steps are those behind the run that is finished.
     if options.resume and options.decay_from is None:
         check_steps(options.steps, out)
+        check_start(options.init, out)
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
@@ -106,9 +108,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     lm.config = settings.with_train(micro_batch=fitting)
     notes = options.notes
     if options.init is not None:
-        # How many keys a query keeps is no part of the weights: another `keep` is a
-        # choice, once --config has made it.
-        may_differ = ("keep",) if options.config else ()
+        may_differ = ("keep",) if options.config else ()  # it is in no weight
         said = start_from(options.init, lm, processes, may_differ)
         notes = f"{said} {notes}".strip()
     on_log = None
@@ -157,12 +157,36 @@ def start_from(
 
     Raises CheckpointError for anything else that differs.
     """
-    tensors, said = pretrained.first_weights(init, lm, may_differ)
-    lm.load_weights(tensors)
+    said = pretrained.first_weights(init, lm, may_differ)
     if processes.is_first:
         for sentence in said:
             print(f"{init}: {sentence}", file=sys.stderr)
     return " ".join([f"Started from the weights of {init}.", *said])
+
+
+def check_start(init: str | None, out: Path) -> None:
+    """Raises ConfigError where a run is to go on from other weights than it began with,
+    or needs them once more and is not told which.
+    """
+    if not is_file(out / "run.json"):
+        return  # nothing to go on with: that is said elsewhere
+    notes = load_record(out)["notes"]
+    if init is None:
+        began_elsewhere = notes.startswith("Started from the weights of ")
+        if began_elsewhere and not written_in(out / "checkpoints"):
+            raise ConfigError(
+                f"the run in {out.name} began with the weights of another model, and "
+                "has no checkpoint yet",
+                "give it the same --init once more",
+            )
+        return
+    # the name ends where its sentence does, or a comma: a.b is no a
+    began = notes.removeprefix(f"Started from the weights of {init}")
+    if began == notes or not began.startswith((". ", ", ")) and began != ".":
+        raise ConfigError(
+            f"the run in {out.name} did not start from {init}",
+            "go on with the same --init, or choose another --out",
+        )
 
 
 def check_steps(steps: int | None, out: Path) -> None:
@@ -234,6 +258,7 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
         # once it is there, --resume goes on with it
         prepared = options.resume and is_file(out / "run.json")
         if processes.is_first and not prepared:
+            check_kind(load_record(source), "train", source)
             branch(source, out, options.steps)
 
     processes.first_alone(prepare)  # the others wait until it is written

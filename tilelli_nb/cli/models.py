@@ -108,14 +108,24 @@ def listed(values: dict[str, object]) -> str:
 
 
 def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
-    """Publishes a model on the Hugging Face Hub, with a card made from its run record
-    if its folder holds one.
+    """Publishes a model on the Hugging Face Hub, with its gate and a card made from its
+    run record if its folder holds them.
     """
+    from .. import pretrained
+    from ..inference import generation_config
+    from ..inference.chatting import read_gate
     from ..language_model import TilelliLM
     from ..storage.records import load_record
 
+    folder = pretrained.resolve(model)
     # a model without a run, such as a packed one, gets a shorter card
     record = None
-    if is_file(at_home(model) / "run.json"):
-        record = load_record(model)
-    typer.echo(TilelliLM.from_pretrained(model).push_to_hub(name, record, private))
+    if is_file(folder / "run.json"):
+        record = load_record(folder)
+    # from_pretrained would drop the metadata, which goes along
+    tensors, metadata = pretrained.load_model(folder)
+    lm = TilelliLM.from_tensors(tensors, metadata)
+    lm.sampling_defaults = generation_config.read_defaults(folder)
+    about = dict(metadata)
+    about.pop("config", None)  # the model has it
+    typer.echo(lm.push_to_hub(name, record, private, about, read_gate(folder)))

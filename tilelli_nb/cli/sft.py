@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from ..files import at_home, is_file
-from ..storage.records import load_record
+from ..files import at_home
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, MODEL_HELP
 from .train import (
@@ -117,10 +116,17 @@ class SftOptions:
     @property
     def changes(self) -> dict[str, Any]:
         """What replaces a value of the configuration."""
+        from ..config import load_config
+
+        micro_batch = None
+        if self.batch is not None:
+            # as many at once as the configuration says, unless there are fewer
+            at_once = load_config(self.config).train.micro_batch
+            micro_batch = min(self.batch, at_once)
         values = {
             "steps": self.steps,
             "batch": self.batch,
-            "micro_batch": self.batch,
+            "micro_batch": micro_batch,
             "lr": self.lr,
             "precision": self.precision,
             "seed": self.seed,
@@ -129,32 +135,25 @@ class SftOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def check_start(init: str, out: Path) -> None:
-    """Raises ConfigError where a run is to go on from other weights than it began
-    with.
-    """
-    if not is_file(out / "run.json"):
-        return  # nothing to go on with: that is said elsewhere
-    began = load_record(out)["notes"]
-    if not began.startswith(f"Started from the weights of {init}."):
-        raise ConfigError(
-            f"the run in {out.name} did not start from {init}",
-            "go on with the same --init, or choose another --out",
-        )
-
-
 def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     """Makes the pairs and trains the model on them: the run record, or None in all
     processes but the first.
 
-    Raises ConfigError where --init and --out are one place, CheckpointError where the
-    weights do not fit the configuration.
+    Raises ConfigError where --init and --out are one place and where the batch does not
+    divide among the processes, CheckpointError where the weights do not fit the
+    configuration.
     """
     from ..config import load_config
     from ..language_model import TilelliLM
     from ..training.distributed import Processes, refuse_unseen_gpu
     from ..training.loop import train
-    from .launch import check_steps, same_place, saved_record, start_from
+    from .launch import (
+        check_start,
+        check_steps,
+        same_place,
+        saved_record,
+        start_from,
+    )
 
     if same_place(options.init, options.folder):
         raise ConfigError(
@@ -167,7 +166,9 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     cpu_tuning.use_free_cores()
     refuse_unseen_gpu(options.device)
     processes = Processes(options.device)
-    lm = TilelliLM(load_config(options.config).with_train(**options.changes))
+    config = load_config(options.config).with_train(**options.changes)
+    _check_shares(config.train.batch, processes.world)
+    lm = TilelliLM(config)
     notes = f"{start_from(options.init, lm, processes)} {options.notes}".strip()
     record = saved_record(
         train,
@@ -183,6 +184,24 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
         notes=notes,
     )
     return record if processes.is_first else None
+
+
+def _check_shares(batch: int, world: int) -> None:
+    """Raises ConfigError where a batch of conversations, or the text that goes with
+    them, does not divide among `world` processes.
+    """
+    from ..chat.rows import TEXT_SHARE, text_rows
+
+    rows = text_rows(batch)
+    if batch % world == 0 and rows % world == 0:
+        return
+    per_row = round(1 / TEXT_SHARE)  # conversations for each row of text
+    raise ConfigError(
+        f"a batch of {batch} conversations and {rows} rows of text does not divide "
+        f"among {world} processes",
+        f"choose a --batch that is a multiple of {per_row * world}: {per_row} times "
+        "their number",
+    )
 
 
 def conversations(options: SftOptions, processes: Any) -> Any:

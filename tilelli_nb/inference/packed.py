@@ -56,7 +56,7 @@ def unpack_weights(
             f"reads {VERSION}",
             "update tilelli-nb, or pack the model again with this version",
         )
-    weights = {}
+    weights, ternary = {}, []
     for name, tensor in tensors.items():
         if not name.endswith((CODES, ROWS, SCALE)):
             weights[name] = tensor
@@ -67,9 +67,11 @@ def unpack_weights(
         if scale is not None and name + CODES in tensors:
             codes = unpack(tensors[name + CODES], module.weight.shape)
             weights[name] = codes * scale
-            module.packed = True
+            ternary.append(module)
         elif scale is not None and name + ROWS in tensors:
             weights[name] = tensors[name + ROWS] * scale[:, None]
+    for module in ternary:  # now that nothing can fail any more
+        module.packed = True
     return weights
 
 
@@ -99,7 +101,11 @@ def draw_latent(weight: Tensor, generator: torch.Generator) -> Tensor:
     would have to push for long before the first one changed.
     """
     codes, alpha = weight.sign(), weight.abs().max()
-    even = torch.rand(weight.shape, generator=generator)
+    # whatever PyTorch's defaults are, it is drawn where the generator is
+    drawn = torch.rand(
+        weight.shape, generator=generator, device="cpu", dtype=torch.float32
+    )
+    even = drawn.to(weight.device)
     # 0 up to half of alpha, on both sides; a little less, so that none is rounded away
     zeros = (2 * even - 1) * 0.49 * alpha
     # 1 and -1 from there on, as far as it takes for a mean size of alpha

@@ -151,7 +151,8 @@ def refuse_to_lose_weights(folder: str | Path) -> None:
             names = list(file.keys())  # it is no dictionary
     except (OSError, safetensors.SafetensorError):
         return  # nothing there, or nothing that anybody could read
-    if not any(name.endswith(".codes") for name in names):
+    # a vanilla model has no ternary codes, but rows of int8
+    if not any(name.endswith((".codes", ".rows")) for name in names):
         raise CheckpointError(
             f"{folder} holds a model with its latent weights: a packed one in its "
             "place would be for inference only",

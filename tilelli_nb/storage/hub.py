@@ -10,8 +10,14 @@ from ..errors import CheckpointError, MissingDependency
 
 MODEL_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # OWNER/NAME
 
-# Nothing else of a repository is fetched or published.
-FILES = ["model.safetensors", "config.json", "generation_config.json", "README.md"]
+# Nothing else of a repository is fetched or published. A model need not have them all.
+FILES = [
+    "model.safetensors",
+    "config.json",
+    "generation_config.json",
+    "gate.json",
+    "README.md",
+]
 
 
 def download(name: str, revision: str | None = None) -> Path:
@@ -41,10 +47,14 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
     """
     api = import_hub().HfApi()
     try:
-        # The second time the same name is given, its files are replaced.
+        # The second time the same name is given, its files are replaced. One that is
+        # not there any more is deleted: an older model's gate is none of this one.
         api.create_repo(name, private=private, exist_ok=True)
         address = api.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=FILES
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=FILES,
+            delete_patterns=FILES,
         )
     # Whatever it was, the folder here is as it was.
     except Exception as error:
@@ -111,12 +121,22 @@ def model_card(
 
 
 def card_rows(record: dict[str, Any]) -> dict[str, str]:
-    """What a card says of the run that made the model."""
+    """What a card says of the run that made the model, which may not have finished."""
     # A figure that was not taken says so: an empty cell could mean nought.
     data = record["data"]
     bits, usd = "not measured", "not billed"
+    # A run that is still training, or was killed, has not noted what it took.
+    steps, time = "not finished", "not finished"
+    if record["steps"] is None:
+        usd = "not finished"
+    else:
+        steps = f"{record['steps']:,}, {record['bytes_seen']:,} bytes"
+    if record["wall_s"] is not None and record["bytes_per_s"] is not None:
+        minutes = f"{record['wall_s'] / 60:.0f} minutes"
+        speed = f"{record['bytes_per_s']:,.0f} bytes/s"
+        time = f"{minutes} on a {record['gpu_name'] or 'CPU'}, {speed}"
     if record["val_bpb"] is not None:
-        bits = f"{record['val_bpb']:.4f}"
+        bits = f"{record['val_bpb']:.4f} bits per byte"
     if record["usd"] is not None:
         usd = f"${record['usd']:.2f}"
     return {
@@ -124,18 +144,9 @@ def card_rows(record: dict[str, Any]) -> dict[str, str]:
             f"{data['source']}, {data['train_bytes']:,} bytes "
             f"(sha256 {data['sha256'][:12]}…)"
         ),
-        "steps": (
-            f"{record['steps']:,}, {record['bytes_seen']:,} bytes, "
-            f"seed {record['seed']}"
-        ),
-        "held out": (
-            f"{bits} bits per byte, of {data['val_bytes']:,} bytes "
-            "that are not trained on"
-        ),
-        "time": (
-            f"{record['wall_s'] / 60:.0f} minutes on a {record['gpu_name'] or 'CPU'}, "
-            f"{record['bytes_per_s']:,.0f} bytes/s"
-        ),
+        "steps": f"{steps}, seed {record['seed']}",
+        "held out": f"{bits}, of {data['val_bytes']:,} bytes that are not trained on",
+        "time": time,
         "cost": usd,
         "code": f"commit {record['git']}, package {record['package_sha256'][:12]}…",
         "notes": record["notes"],

@@ -124,7 +124,9 @@ class Processes:
             if rows % self.world:
                 raise ConfigError(
                     f"a batch of {rows} does not divide among {self.world} processes",
-                    "choose a batch that is a multiple of their number",
+                    "choose a batch that is a multiple of their number; for "
+                    "conversations, beside which there are a sixteenth as many rows of "
+                    "text, of 16 times their number",
                 )
             each = rows // self.world
             mine.append(part[self.rank * each : (self.rank + 1) * each])

@@ -100,8 +100,10 @@ def explain_gpu_errors(micro_batch: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"the memory of this GPU does not hold {micro_batch} sequences at once",
-            "the same command with --resume and fewer at once: --micro-batch auto "
-            "finds what fits, or train.micro_batch in a YAML file for --config",
+            "the same command with --resume and fewer at once: tilelli train with "
+            "--micro-batch auto, which finds what fits; tilelli sft with a smaller "
+            "train.micro_batch in a YAML file for --config, and this run's folder as "
+            "--out",
         ) from error
     except Exception as error:
         if explanation := gpu_explanation(error):

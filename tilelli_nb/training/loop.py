@@ -33,9 +33,11 @@ from .precision import choose_precision
 from .progress import Pace, introduction, progress_bar, write_sample
 from .resuming import (
     JSONL_FILES,
+    check_kind,
     check_limits,
     check_same_run,
     check_stop,
+    refuse_damaged,
     settings_to_resume,
     sole_writer,
     write_checkpoint,
@@ -163,9 +165,8 @@ class Run:
         self.saved_at = time.perf_counter()
         self.precision = "fp32"  # of the products: begin() decides
         self.last: dict[str, Tensor] = {}  # loss, balance, ... of the latest step
-        self.means: dict[
-            str, Tensor
-        ] = {}  # the same over all processes, when looked at
+        # the same over all processes, when looked at
+        self.means: dict[str, Tensor] = {}
         self.batches: Prefetch | None = None  # made ahead, while training
         self.guard = LossGuard()
         self.save_waits = False  # until the loss is as usual again
@@ -232,6 +233,7 @@ class Run:
             )
         if exists:
             self.record = records.load_record(self.out)
+            check_kind(self.record, self.shards.kind, self.out)
             self.config, self.precision = settings_to_resume(self.record, self.config)
             keep_threads(self.record)
             self.shards = self.opened.as_described(self.record["data"])
@@ -251,11 +253,14 @@ class Run:
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
         self.data_state = generator.get_state()
-        # a checkpoint, where there is one, holds weights that were softened before
-        soften_attention(self.lm, self.settings.qk_scale)
+        # once in the life of its weights: those of a checkpoint have it behind them
+        if self.settings.qk_scale != 1 and not self.lm.is_softened:
+            soften_attention(self.lm, self.settings.qk_scale)
+            self.lm.is_softened = True
         if exists:
             self.load()
-        if self.processes.is_first:
+        # a finished run is never touched
+        if self.processes.is_first and not self.record["finished"]:
             write_atomic(self.out / "run.json", records.dumps(self.record))
             # Lines of steps after the checkpoint will be written again.
             for name in JSONL_FILES:
@@ -289,6 +294,10 @@ class Run:
             check_same_run(self.record, state, self.out)
             self.clock.go_on(state["wall_s"], state["train_s"])
             self.saved_step = self.step
+        elif self.record["finished"]:  # and its checkpoints have been removed
+            self.lm.load_weights(checkpoint.read_model(self.out)[0])
+        else:
+            refuse_damaged(self.out)
 
     def take_up(self) -> dict[str, Any] | None:
         """Takes everything but the time from the newest whole checkpoint, and returns
@@ -299,6 +308,7 @@ class Run:
             return None
         tensors, state = found
         self.lm.load_weights(checkpoint.weights_in(tensors))
+        self.lm.is_softened = self.settings.qk_scale != 1
         load_moments(self.optimizer, tensors)
         self.data_state = tensors["generator"]
         # Shards may have been added since the run began: those of the checkpoint count.

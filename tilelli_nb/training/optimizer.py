@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..config import TrainConfig
@@ -146,11 +147,19 @@ def add_gradients(
     and times `weight`, to those that are there. Returns their loss, balance and router
     use.
 
-    Processes average their gradients once a step, behind the last part of all.
+    Processes average their gradients once a step, behind the last part of all. That
+    average, and that of their losses, is over the predicted bytes of all processes.
     """
     device = next(lm.parameters()).device
     # Padding is not predicted. A tensor, because nobody waits for its value.
     predicted = (targets != IGNORE).sum().to(device, non_blocking=True)
+    has_several = hasattr(compute, "no_sync")  # processes, as DistributedDataParallel
+    if has_several:
+        # Answers differ in length, so processes predict different numbers of bytes. If
+        # each divided by its own, a byte of short answers would count for more. All
+        # divide by the average number: then all bytes count the same.
+        dist.all_reduce(predicted)  # the sum over the processes
+        predicted = predicted / dist.get_world_size()
     parts_of_x = x.split(config.micro_batch)
     parts_of_targets = targets.split(config.micro_batch)
     total = {"loss": 0.0, "balance": 0.0, "router_use": 0.0}
@@ -163,7 +172,7 @@ def add_gradients(
             device.type, torch.bfloat16, enabled=precision == "bf16"
         )
         more_will_come = left > 0 or not is_last
-        alone = more_will_come and hasattr(compute, "no_sync")
+        alone = more_will_come and has_several
         with compute.no_sync() if alone else nullcontext():
             with autocast:
                 terms = compute(some_x, some_targets)

@@ -14,8 +14,9 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     """Decides between "fp32" and "bf16": what was asked for, or for "auto" what is fast
     on `device`.
 
-    A GPU takes bf16, if it has it. Processors differ by a factor of a thousand, whatever they are
-    called: some have instructions for bf16, others imitate it. So one product is timed.
+    A GPU takes bf16, if it has it. Processors differ by a factor of a thousand,
+    whatever they are called: some have instructions for bf16, others imitate it. So one
+    product is timed.
     """
     if wanted != "auto":
         return wanted

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from ..config import Config
+from ..config import Config, TrainConfig
 from ..errors import ConfigError, DataError, TrainingError
 from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
@@ -108,6 +108,30 @@ def recorded_precision(record: dict[str, Any]) -> str:
     return "bf16" if record["device"] == "cuda" else "fp32"
 
 
+def refuse_damaged(out: Path) -> None:
+    """Raises TrainingError where there are checkpoints, of which none could be read: to
+    begin again would overwrite what the run has written.
+    """
+    if checkpoint.written_in(out / "checkpoints"):
+        raise TrainingError(
+            f"all checkpoints of {out.name} are damaged",
+            "begin another run with another --out; or remove this one's folder, to "
+            "begin it again",
+        )
+
+
+def check_kind(record: dict[str, Any], kind: str, out: Path) -> None:
+    """Raises TrainingError where a run on conversations ("sft") is to go on with text
+    ("train"), or the other way round.
+    """
+    if record["kind"] != kind:
+        raise TrainingError(
+            f"{out.name} holds a run of kind {record['kind']}, not {kind}",
+            "go on with the command that began it (tilelli train for text, tilelli sft "
+            "for conversations), or choose another folder",
+        )
+
+
 def differences(stored: Config, given: Config) -> list[str]:
     """What two configurations differ in, in words; precision is compared elsewhere."""
     found = []
@@ -124,8 +148,14 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     finishes it: the learning rate falls to its end over `steps` more steps.
 
     The run in `source` is not disturbed and may go on. Returns the configuration of the
-    new run, which is then resumed. Raises TrainingError, CheckpointError, DataError.
+    new run, which is then resumed. Raises ConfigError for fewer than one step,
+    TrainingError where the rate of `source` is not at its peak, from which it would
+    fall, CheckpointError, DataError.
     """
+    if steps < 1:
+        raise ConfigError(
+            f"--steps {steps}", "give 1 or more: the rate falls to its end over them"
+        )
     if is_file(out / "run.json"):
         raise TrainingError(
             f"{out.name} already holds a run", "choose another --out for the branch"
@@ -136,12 +166,16 @@ def branch(source: Path, out: Path, steps: int) -> Config:
         raise TrainingError(
             f"{source.name} has no checkpoint to go on from", "wait for its first one"
         )
-    # The branch has the steps behind it too: its decay begins at its next one.
     tensors, state = found
+    config = Config.from_dict(record["config"])
+    _check_at_peak(source.name, state["step"], config.train)
+    # The branch has the steps behind it too: its decay begins at its next one.
     total = state["step"] + steps
-    # wsd keeps the rate, and lets it fall over a last share of the steps
-    config = Config.from_dict(record["config"]).with_train(
-        schedule="wsd", decay_ratio=steps / total, steps=total
+    config = config.with_train(
+        decay_ratio=steps / total,
+        # the warm-up is over, also where a longer schedule would have a longer one
+        warmup_ratio=min(config.train.warmup_ratio, state["step"] / total),
+        steps=total,
     )
     came_from = f"Decays from step {state['step']:,} of {record['name']}."
     record["name"] = out.resolve().name
@@ -160,6 +194,34 @@ def branch(source: Path, out: Path, steps: int) -> Config:
         keep_lines(out / name, state["step"])
     write_atomic(out / "run.json", records.dumps(record))  # last: now it is a run
     return config
+
+
+def _check_at_peak(name: str, step: int, settings: TrainConfig) -> None:
+    """Raises TrainingError unless a run, `step` steps behind it, is at the peak of its
+    rate. A decay begins there: it would raise the rate of any other.
+    """
+    if settings.schedule != "wsd":
+        raise TrainingError(
+            f"{name} has the schedule {settings.schedule}: its rate falls to its end "
+            "by itself",
+            "let it go on to its end: its own command with --resume. --decay-from is "
+            "for runs of schedule wsd, such as lite_10m_fast",
+        )
+    # both as in learning_rate()
+    warmup = max(1, round(settings.warmup_ratio * settings.steps))
+    decay_start = settings.steps - round(settings.decay_ratio * settings.steps)
+    if step < warmup:
+        raise TrainingError(
+            f"{name} is at step {step:,} and warms up until step {warmup:,}",
+            f"let it go on to step {warmup:,} at least: its own command with --resume",
+        )
+    if step > decay_start:
+        raise TrainingError(
+            f"{name} is at step {step:,}, and its rate has been falling since step "
+            f"{decay_start:,}",
+            "let it go on to its end: its own command with --resume; or begin another "
+            "run with its weights, with --init",
+        )
 
 
 def write_checkpoint(run: Any) -> None:
@@ -182,5 +244,7 @@ def write_checkpoint(run: Any) -> None:
         checkpoint.write_tensors(folder / name, tensors, state)
     # Two stay by default: should the newest be damaged, there is another.
     written = checkpoint.written_in(folder)
-    for old in written[: -run.settings.keep_checkpoints]:
+    # A newer one was damaged, or the run would have gone on from there: it counts not.
+    good = [path for path in written if checkpoint.step_of(path) <= run.step]
+    for old in good[: -run.settings.keep_checkpoints]:
         old.unlink()

@@ -1,0 +1,105 @@
+"""What a run goes on from: what is gone or damaged, and what must not be mixed."""
+
+import pytest
+import torch
+from test_train import shards, small  # noqa: F401  (a fixture)
+
+from tilelli_nb import TilelliLM
+from tilelli_nb.chat.rows import ChatRows
+from tilelli_nb.errors import DataError, TrainingError
+from tilelli_nb.storage.checkpoint import written_in
+from tilelli_nb.training.loop import train
+
+STILL = {"lr": 1e-12, "qk_scale": 0.5}  # what changes is the softening alone
+
+
+def q_and_k(lm):
+    weight = lm.blocks[0].attention.weight.detach()
+    return weight[: 2 * weight.shape[1]]
+
+
+def test_a_finished_run_without_checkpoints_keeps_all_it_has(tmp_path, shards):  # noqa: F811
+    train(small(lr=1e-2), shards, tmp_path / "run", progress=False)
+    names = ("run.json", "metrics.jsonl", "samples.jsonl")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    assert all(before.values())
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    lm = small(lr=1e-2)
+    train(lm, shards, tmp_path / "run", resume=True, progress=False)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    trained = TilelliLM.from_pretrained(tmp_path / "run").state_dict()
+    for name, tensor in lm.state_dict().items():
+        assert torch.equal(tensor, trained[name])
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(tmp_path, shards):  # noqa: F811
+    train(small(), shards, tmp_path / "run", stop_at=9, progress=False)
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-10])
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(TrainingError, match="all checkpoints of run are damaged"),
+    ):
+        train(small(), shards, tmp_path / "run", resume=True, progress=False)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_a_whole_one(tmp_path, shards):  # noqa: F811
+    settings = {"keep_checkpoints": 1, "checkpoint_every": 4}
+    train(small(**settings), shards, tmp_path / "run", stop_at=4, progress=False)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step-00000009.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="damaged"):
+        train(
+            small(**settings),
+            shards,
+            tmp_path / "run",
+            resume=True,
+            stop_at=6,
+            progress=False,
+        )
+    assert (folder / "step-00000006.safetensors") in written_in(folder)
+
+
+def test_a_softened_model_is_not_softened_by_another_run(tmp_path, shards):  # noqa: F811
+    hard = small(**STILL)
+    before = q_and_k(hard).clone()
+    train(hard, shards, tmp_path / "one", progress=False)
+    assert torch.allclose(q_and_k(hard), before / 2, atol=1e-6)
+    again = TilelliLM.from_pretrained(tmp_path / "one")
+    assert again.config.train.qk_scale == 0.5
+    train(again, shards, tmp_path / "two", progress=False)
+    assert torch.allclose(q_and_k(again), before / 2, atol=1e-6)
+    again.load_weights(small(**STILL).state_dict())  # others, as they were drawn
+    train(again, shards, tmp_path / "three", progress=False)
+    assert torch.allclose(q_and_k(again), before / 2, atol=1e-6)
+
+
+def test_a_run_that_failed_at_its_first_batch_softens_once(
+    tmp_path,
+    shards,  # noqa: F811
+    monkeypatch,
+):
+    def no_batch(*_):
+        raise DataError("nothing to read", "try again")
+
+    lm = small(**STILL)
+    before = q_and_k(lm).clone()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shards), "batch", no_batch)
+        with pytest.raises(DataError, match="nothing to read"):
+            train(lm, shards, tmp_path / "run", progress=False)
+    train(lm, shards, tmp_path / "run", resume=True, progress=False)
+    assert torch.allclose(q_and_k(lm), before / 2, atol=1e-6)
+
+
+def test_text_and_conversations_are_not_mixed(tmp_path, shards):  # noqa: F811
+    chats = ChatRows([[("a?", "b")], [("c?", "d")]], shards, "two")
+    train(small(), chats, tmp_path / "chat", stop_at=4, progress=False)
+    with pytest.raises(TrainingError, match="chat holds a run of kind sft, not train"):
+        train(small(), shards, tmp_path / "chat", resume=True, progress=False)
+    train(small(), shards, tmp_path / "text", stop_at=4, progress=False)
+    with pytest.raises(TrainingError, match="text holds a run of kind train, not sft"):
+        train(small(), chats, tmp_path / "text", resume=True, progress=False)
