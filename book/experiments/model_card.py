@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tilelli_nb import TilelliLM, load_record, pretrained
-from tilelli_nb.config import Config
+from tilelli_nb.config import Config, load_config
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.records import runs_folder
 
@@ -114,8 +114,11 @@ def commands(record: dict, corpus: str) -> list[str]:
     init = f" --init {start}" if start else ""
     until = f" --stop-at {record['steps']}" if record["finished"] is None else ""
     if record["kind"] == "sft":
+        # only where they are not those of the configuration
+        is_own = train["steps"] != load_config(config["name"]).train.steps
+        steps = f" --steps {train['steps']}" if is_own else ""
         return [
-            f"{program} sft{init} --config {config['name']} --text {corpus} "
+            f"{program} sft{init} --config {config['name']} --text {corpus}{steps} "
             f"--seed {train['seed']}{until} --out {out}"
         ]
     return [
@@ -201,7 +204,7 @@ def facts(runs: list[dict], bundled: dict[str, Any]) -> list[str]:
     records = [f"`book/runs/{run['name']}/` at commit {run['git']}" for run in runs]
     weights = "bf16, the latent weights: it can be trained further"
     if said["packed"]:
-        weights = "packed, for use alone: ternary codes and int8 rows"
+        weights = "packed: ternary codes and int8 rows; who trains it on draws new latent weights"
     megabytes = sum(run["bytes_seen"] for run in runs) / 1e6
     lines = {
         "architecture": f"configuration `{record['config']['name']}`: "

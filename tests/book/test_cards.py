@@ -52,6 +52,9 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     assert "stopped there on a schedule of 12,000" in recipe(stopped)
     whole = stopped | {"finished": "2026-11-28T18:00:00Z"}
     assert "--stop-at" not in commands(whole, "stories")[0]
+    assert "--steps" not in commands(whole, "stories")[0]  # sft_nano has them
+    chat = load_record("lite-10m-chat")  # and sft_10m has more
+    assert f" --steps {chat['steps']} " in commands(chat, "open_text")[0]
     assert "stopped" not in recipe(whole)
 
 
