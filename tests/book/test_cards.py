@@ -58,6 +58,16 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     assert "stopped" not in recipe(whole)
 
 
+@pytest.mark.parametrize("name", ["nano-chat", "lite-10m-chat"])
+def test_a_chat_card_has_the_figures_of_the_judge(name):
+    text = " ".join((WEIGHTS / name / "README.md").read_text(encoding="utf-8").split())
+    found = results_of(load_record(f"{name}-judged"))["held_out"]["phrasings"]["all"]
+    right, refused = (found[which]["value"] for which in ("right", "refused"))
+    assert re.search(r"about (\S+) simple facts", text)[1] == f"{found['questions']:,}"
+    assert re.search(r"it is right in (\S+),", text)[1] == f"{right:.0%}"
+    assert re.search(r"refuses (\S+) and invents", text)[1] == f"{refused:.0%}"
+
+
 def test_the_readme_has_the_figures_of_the_model():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     read = load_record(RUN_OF["lite-10m"])["bytes_seen"]

@@ -138,11 +138,13 @@ def test_the_end_can_be_chosen_late(tmp_path, shards):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"schedule": "cosine"}, "the schedule cosine: its rate falls to its end"),
-        # 4 of 40 steps warm up
-        ({"warmup_ratio": 0.1}, "is at step 3 and warms up until step 4"),
-        # 38 of 40 steps are behind the second
-        ({"decay_ratio": 0.95}, "is at step 3, and its rate has been falling since st"),
+        # From 0.003 down to 0.0003. The third step is one of 38 down half a wave,
+        # 0.0003 + 0.0027 * (1 + cos(pi / 38)) / 2
+        ({"schedule": "cosine"}, "at step 3 the rate of long is 0.002995, not at"),
+        # 4 of 40 steps warm up: three quarters of 0.003
+        ({"warmup_ratio": 0.1}, "at step 3 the rate of long is 0.00225, not at"),
+        # 38 of 40 steps fall in a straight line: 0.003 - 0.0027 / 38
+        ({"decay_ratio": 0.95}, "at step 3 the rate of long is 0.002929, not at"),
     ],
 )
 def test_a_decay_does_not_begin_with_a_higher_rate(tmp_path, shards, settings, problem):

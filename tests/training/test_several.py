@@ -84,19 +84,23 @@ open(f"taken by {rank}", "w").write(str(seen))
 """
 
 
-def test_all_processes_take_what_fits_everywhere(tmp_path):
-    prepare_shards(TEXT, tmp_path / "shards", "cats")
-    (tmp_path / "worker.py").write_text(WORKER)
+def run_in_two_processes(program, folder):
+    (folder / "worker.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*command, "--nproc-per-node=2", "worker.py"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_all_processes_take_what_fits_everywhere(tmp_path):
+    prepare_shards(TEXT, tmp_path / "shards", "cats")
+    run_in_two_processes(WORKER, tmp_path)
     taken = [(tmp_path / f"taken by {rank}").read_text() for rank in (0, 1)]
     assert taken == ["[2]", "[2]"]
 
@@ -140,17 +144,7 @@ def test_bytes_of_short_and_long_answers_count_the_same_in_two_processes(tmp_pat
     """
     here = os.path.dirname(__file__)
     paths = [here, os.path.dirname(here)]
-    (tmp_path / "worker.py").write_text(ADDING.format(paths=paths))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*command, "--nproc-per-node=2", "worker.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes(ADDING.format(paths=paths), tmp_path)
     lm = tiny(context=32).train()
     x, targets = answers_of_two_lengths()
     loss = F.cross_entropy(lm(x).flatten(0, 1), targets.flatten())

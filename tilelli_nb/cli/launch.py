@@ -180,9 +180,10 @@ def check_start(init: str | None, out: Path) -> None:
                 "give it the same --init once more",
             )
         return
-    # the name ends where its sentence does, or a comma: a.b is no a
-    began = notes.removeprefix(f"Started from the weights of {init}")
-    if began == notes or not began.startswith((". ", ", ")) and began != ".":
+    # the name ends where its sentence does, or at a comma: a.b is no a
+    behind = notes.removeprefix(f"Started from the weights of {init}")
+    is_same = behind == "." or behind.startswith((". ", ", "))
+    if not is_same:
         raise ConfigError(
             f"the run in {out.name} did not start from {init}",
             "go on with the same --init, or choose another --out",

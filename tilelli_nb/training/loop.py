@@ -256,7 +256,6 @@ class Run:
         # once in the life of its weights: those of a checkpoint have it behind them
         if self.settings.qk_scale != 1 and not self.lm.is_softened:
             soften_attention(self.lm, self.settings.qk_scale)
-            self.lm.is_softened = True
         if exists:
             self.load()
         # a finished run is never touched
@@ -296,6 +295,7 @@ class Run:
             self.saved_step = self.step
         elif self.record["finished"]:  # and its checkpoints have been removed
             self.lm.load_weights(checkpoint.read_model(self.out)[0])
+            self.lm.is_softened = self.settings.qk_scale != 1
         else:
             refuse_damaged(self.out)
 

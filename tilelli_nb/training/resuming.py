@@ -14,7 +14,7 @@ from ..config import Config, TrainConfig
 from ..errors import ConfigError, DataError, TrainingError
 from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
-from .optimizer import moments_of
+from .optimizer import learning_rate, moments_of
 
 # Settings that change no result, so that a resumed run may have others.
 MAY_CHANGE = ("micro_batch", "checkpoint_minutes", "keep_checkpoints")
@@ -172,6 +172,7 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     # The branch has the steps behind it too: its decay begins at its next one.
     total = state["step"] + steps
     config = config.with_train(
+        schedule="wsd",
         decay_ratio=steps / total,
         # the warm-up is over, also where a longer schedule would have a longer one
         warmup_ratio=min(config.train.warmup_ratio, state["step"] / total),
@@ -197,30 +198,16 @@ def branch(source: Path, out: Path, steps: int) -> Config:
 
 
 def _check_at_peak(name: str, step: int, settings: TrainConfig) -> None:
-    """Raises TrainingError unless a run, `step` steps behind it, is at the peak of its
-    rate. A decay begins there: it would raise the rate of any other.
+    """Raises TrainingError unless the last of the `step` steps of a run was at the peak
+    of its rate. A decay begins there, so it would raise the rate of any other run.
     """
-    if settings.schedule != "wsd":
+    rate = learning_rate(step - 1, settings)
+    if rate < settings.lr:
         raise TrainingError(
-            f"{name} has the schedule {settings.schedule}: its rate falls to its end "
-            "by itself",
-            "let it go on to its end: its own command with --resume. --decay-from is "
-            "for runs of schedule wsd, such as lite_10m_fast",
-        )
-    # both as in learning_rate()
-    warmup = max(1, round(settings.warmup_ratio * settings.steps))
-    decay_start = settings.steps - round(settings.decay_ratio * settings.steps)
-    if step < warmup:
-        raise TrainingError(
-            f"{name} is at step {step:,} and warms up until step {warmup:,}",
-            f"let it go on to step {warmup:,} at least: its own command with --resume",
-        )
-    if step > decay_start:
-        raise TrainingError(
-            f"{name} is at step {step:,}, and its rate has been falling since step "
-            f"{decay_start:,}",
-            "let it go on to its end: its own command with --resume; or begin another "
-            "run with its weights, with --init",
+            f"at step {step:,} the rate of {name} is {rate:.4g}, not at its peak of "
+            f"{settings.lr:g}, from which a decay begins",
+            "let it go on: its own command with --resume. --decay-from is for a run of "
+            "schedule wsd, such as lite_10m_fast, between its warm-up and its decay",
         )
 
 

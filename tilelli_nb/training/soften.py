@@ -20,3 +20,4 @@ def soften_attention(lm, factor: float) -> None:
         if holds_q_k_v(name, parameter):
             width = parameter.shape[1]
             parameter[: 2 * width] *= factor
+    lm.is_softened = True  # the training loop asks: once is enough
