@@ -2,14 +2,16 @@
 checkpoints.
 
     python book/experiments/chat_curve.py FOLDER [FOLDER ...] [--questions 200]
-    [--out book/runs/nano-chat-curve]
+    [--earlier book/runs/RECORD] [--out book/runs/nano-chat-curve]
 
 Each FOLDER holds a run, or a copy of one of its checkpoints under checkpoints/. Of each
 held-out set the first --questions are asked, the same of every checkpoint; "each" has
-a 1 for every right answer.
+a 1 for every right answer. Where a run went on from the weights of another, --earlier
+is the curve of that one: its points come first, and its last step is counted on from.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ def ask(folder: Path, pairs: PairSets, questions: int) -> dict[str, Any]:
     return {"step": step, "sets": sets}
 
 
+def points_of(record: Path) -> list[dict[str, Any]]:
+    """The points of a curve that was recorded, in the order of their steps."""
+    return json.loads((record / "results.json").read_text())["points"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,20 +54,32 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the pairs")
+    parser.add_argument("--earlier", type=Path, help="the curve of the run before")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.questions is not None and args.questions < 1:
         parser.error("--questions counts questions: 1 or more")
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
+    earlier = points_of(args.earlier) if args.earlier else []
+    steps_before = earlier[-1]["step"] if earlier else 0
     pairs = make_pairs(args.seed)
     points = [ask(folder, pairs, args.questions) for folder in args.folders]
     points.sort(key=lambda point: point["step"])
+    for point in points:
+        point["step"] += steps_before
+    points = earlier + points
     for point in points:
         row = [
             f"{name} {point['sets'][name]['right']['value']:.2f}" for name in HELD_OUT
         ]
         print(f"step {point['step']:6,}: {', '.join(row)}")
+    notes = (
+        f"{args.questions} questions of each held-out set a checkpoint; the "
+        "learning rate has not fallen to its end before a schedule's last step."
+    )
+    if args.earlier:
+        notes += f" Up to step {steps_before:,} as in {args.earlier.name}."
     if args.out:
         record = records.new_record(
             args.out.name,
@@ -72,8 +91,7 @@ def main() -> None:
             wall_s=round(time.perf_counter() - start, 1),
             device="cpu",
             threads=1,
-            notes=f"{args.questions} questions of each held-out set a checkpoint; the "
-            "learning rate has not fallen to its end before a schedule's last step.",
+            notes=notes,
         )
         write_atomic(args.out / "run.json", records.dumps(record))
         write_atomic(args.out / "results.json", records.dumps({"points": points}))
