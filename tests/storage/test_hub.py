@@ -27,6 +27,7 @@ class Hub(BaseHTTPRequestHandler):
     """
 
     repositories: dict[str, dict[str, bytes]] = {}
+    private: set[str] = set()
 
     def answer(self, body, status=200, **headers):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -51,7 +52,10 @@ class Hub(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             about = json.loads(data)
             name = f"{about.get('organization') or 'me'}/{about['name']}"
-            self.repositories.setdefault(name, {})
+            if name not in self.repositories:  # one that exists stays what it is
+                self.repositories[name] = {}
+                if about.get("private"):
+                    self.private.add(name)
             return self.answer(
                 {"url": f"http://{self.headers['Host']}/{name}", "name": name}
             )
@@ -101,6 +105,7 @@ class Hub(BaseHTTPRequestHandler):
                 {
                     "id": name,
                     "sha": SHA,
+                    "private": name in self.private,
                     "siblings": [{"rfilename": file} for file in files],
                 }
             )
@@ -240,6 +245,28 @@ lm.sampling_defaults = {"temperature": 0.5}
 lm.push_to_hub("me/again", gate=Gate("margin", 0.5))
 TilelliLM(small).push_to_hub("me/again")
 """
+
+
+IN_PRIVATE = """
+from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.errors import CheckpointError
+lm = TilelliLM(load_config("nano").with_model(d_model=16, n_blocks=1, n_heads=2))
+lm.push_to_hub("me/secret", private=True)
+lm.push_to_hub("me/secret", private=True)
+try:
+    lm.push_to_hub("me/open", private=True)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_what_should_be_private_is_not_put_where_everybody_reads(hub, tmp_path):
+    """The Hub leaves a repository that exists as visible as it was, without a word."""
+    Hub.repositories["me/open"] = {}
+    done = run_with(hub, tmp_path, IN_PRIVATE)
+    assert "me/open is on the Hub already" in done.stdout, done.stderr[-2000:]
+    assert "model.safetensors" in Hub.repositories["me/secret"]
+    assert Hub.repositories["me/open"] == {}
 
 
 def test_a_newer_model_is_not_left_with_the_gate_of_an_older_one(hub, tmp_path):

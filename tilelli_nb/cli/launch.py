@@ -23,7 +23,7 @@ from ..storage.checkpoint import written_in
 from ..storage.records import load_record
 from ..training.cpu_tuning import use_free_cores
 from ..training.distributed import Processes, refuse_unseen_gpu
-from ..training.gpu_memory import fit_micro_batch
+from ..training.gpu_memory import explain_gpu_errors, fit_micro_batch
 from ..training.loop import train
 from ..training.resuming import branch, check_kind, recorded_precision
 from .options import FINEWEB, check_range, check_size, refuse
@@ -110,7 +110,9 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
     if options.init is not None:
         may_differ = ("keep",) if options.config else ()  # it is in no weight
         said = start_from(options.init, lm, processes, may_differ)
-        notes = f"{said} {notes}".strip()
+        # of a run that goes on, the record says it already
+        if not (options.resume and is_file(out / "run.json")):
+            notes = f"{said} {notes}".strip()
     on_log = None
     if processes.is_first:  # one process logs for all
         on_log = to_loggers(options, out, settings)
@@ -230,7 +232,8 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
     """Returns the configuration of a run that finishes another one, and its folder,
     which is prepared unless it is resumed.
 
-    Raises ConfigError for options that are that run's already.
+    Raises ConfigError for options that are that run's already, or that are others than
+    those that the branch began with.
     """
     # 0 is a value too, so numbers are compared with None
     refuse(
@@ -258,7 +261,9 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
     def prepare() -> None:
         # once it is there, --resume goes on with it
         prepared = options.resume and is_file(out / "run.json")
-        if processes.is_first and not prepared:
+        if prepared:
+            check_branch(source, out, options.steps)
+        elif processes.is_first:
             check_kind(load_record(source), "train", source)
             branch(source, out, options.steps)
 
@@ -268,6 +273,25 @@ def finishing(options: TrainOptions, processes: Processes) -> tuple[Config, Path
     if options.keep_checkpoints is not None:
         settings = settings.with_train(keep_checkpoints=options.keep_checkpoints)
     return settings, out
+
+
+def check_branch(source: Path, out: Path, steps: int) -> None:
+    """Raises ConfigError where the run in `out` does not finish the one in `source`
+    over so many steps.
+    """
+    record = load_record(out)
+    # the run in `source` may have been removed since
+    name = source.resolve().name
+    if is_file(source / "run.json"):
+        name = load_record(source)["name"]
+    began_at = record["config"]["train"]["steps"] - steps
+    if not record["notes"].startswith(f"Decays from step {began_at:,} of {name}."):
+        raise ConfigError(
+            f"the run in {out.name} does not finish {name} over {steps:,} steps: "
+            f"{record['notes'].split('. ')[0]}, and ends at step "
+            f"{record['config']['train']['steps']:,}",
+            "resume it with the same --decay-from and --steps, or choose another --out",
+        )
 
 
 @contextmanager
@@ -323,7 +347,8 @@ def micro_batch(wanted: str, lm: TilelliLM, rows: int, precision: str) -> int:
     ConfigError for anything else.
     """
     if wanted == "auto":
-        return fit_micro_batch(lm, rows, precision)
+        with explain_gpu_errors(rows):
+            return fit_micro_batch(lm, rows, precision)
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ConfigError(
             f"--micro-batch {wanted}", "give a number of sequences, or auto"

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from ..files import at_home
+from ..files import at_home, is_file
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, MODEL_HELP
 from .train import (
     Batch,
-    Compiled,
     Device,
     KeepCheckpoints,
     LearningRate,
@@ -41,6 +40,13 @@ Pairs = Annotated[int, typer.Option(help="How many questions with answers are ma
 PairsSeed = Annotated[int, typer.Option(help="Another seed makes other ones")]
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the run; runs/CONFIG unless given")
+]
+Compiled = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="torch.compile; not unless asked for: it compiles for each length of row",
+    ),
 ]
 SAMPLE = "USER: What is the capital of France?\nTILELLI: "
 
@@ -116,17 +122,9 @@ class SftOptions:
     @property
     def changes(self) -> dict[str, Any]:
         """What replaces a value of the configuration."""
-        from ..config import load_config
-
-        micro_batch = None
-        if self.batch is not None:
-            # as many at once as the configuration says, unless there are fewer
-            at_once = load_config(self.config).train.micro_batch
-            micro_batch = min(self.batch, at_once)
         values = {
             "steps": self.steps,
             "batch": self.batch,
-            "micro_batch": micro_batch,
             "lr": self.lr,
             "precision": self.precision,
             "seed": self.seed,
@@ -169,7 +167,11 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
     config = load_config(options.config).with_train(**options.changes)
     _check_shares(config.train.batch, processes.world)
     lm = TilelliLM(config)
-    notes = f"{start_from(options.init, lm, processes)} {options.notes}".strip()
+    notes = options.notes
+    said = start_from(options.init, lm, processes)
+    # of a run that goes on, the record says it already
+    if not (options.resume and is_file(options.folder / "run.json")):
+        notes = f"{said} {notes}".strip()
     record = saved_record(
         train,
         lm,
@@ -179,7 +181,8 @@ def fine_tune(options: SftOptions) -> dict[str, Any] | None:
         minutes=options.minutes,
         stop_at=options.stop_at,
         device=options.device,
-        compiled=options.compiled,
+        # a graph is made for each length of row, and rows have many
+        compiled=bool(options.compiled),
         prompt=SAMPLE,
         notes=notes,
     )

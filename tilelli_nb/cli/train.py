@@ -54,7 +54,12 @@ Batch = Annotated[int | None, typer.Option(help="Sequences per step")]
 MicroBatch = Annotated[
     str, typer.Option(help="How many of them at once; auto finds what a GPU holds")
 ]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Peak learning rate of AdamW; Muon's is train.muon_lr of a YAML file"
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(help="fp32, bf16, or auto: bf16 where this machine is fast in it"),
@@ -73,7 +78,8 @@ Compiled = Annotated[
     typer.Option("--compile/--no-compile", help="torch.compile; on a GPU yes"),
 ]
 Price = Annotated[
-    float | None, typer.Option(help="What the machine costs, if not as in the table")
+    float | None,
+    typer.Option(help="What one card costs an hour, if not as in the table"),
 ]
 MaxDollars = Annotated[
     float | None, typer.Option(help="Stop cleanly when the run has cost this much")

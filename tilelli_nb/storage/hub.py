@@ -50,12 +50,19 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
         # The second time the same name is given, its files are replaced. One that is
         # not there any more is deleted: an older model's gate is none of this one.
         api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.repo_info(name).private:
+            raise CheckpointError(
+                f"{name} is on the Hub already, and everybody can read it",
+                "make it private in its settings there, or choose another name",
+            )
         address = api.upload_folder(
             repo_id=name,
             folder_path=folder,
             allow_patterns=FILES,
             delete_patterns=FILES,
         )
+    except CheckpointError:
+        raise
     # Whatever it was, the folder here is as it was.
     except Exception as error:
         raise CheckpointError(

@@ -123,18 +123,22 @@ def dollars(value: Any, what: str) -> float:
 class Bill:
     """What a run costs while it runs: its seconds times the price, and whether that is
     more than it may cost. Without a price (None) there is no bill.
+
+    The seconds that its methods are given are those of the present part of the run;
+    `before` is what the parts before it have cost, at the prices of their machines.
     """
 
     def __init__(
         self, usd_per_hour: float | None, max_dollars: float | None = None
     ) -> None:
         self.usd_per_hour = usd_per_hour
+        self.before = 0.0
         self.max_dollars = math.inf  # no limit
         if max_dollars is not None:
             require(
                 usd_per_hour is not None,
                 "a limit in dollars needs a price",
-                "give --usd-per-hour: what you pay for the machine in an hour",
+                "give --usd-per-hour: what you pay for one card in an hour",
             )
             self.max_dollars = dollars(max_dollars, "a limit in dollars")
 
@@ -142,7 +146,14 @@ class Bill:
         """Returns the dollars so far."""
         if self.usd_per_hour is None:
             return None
-        return self.usd_per_hour * seconds / 3600
+        return self.before + self.usd_per_hour * seconds / 3600
+
+    def go_on(self, state: dict[str, Any], processes: int) -> None:
+        """Goes on from what a checkpoint says of the parts before."""
+        spent = state.get("usd")
+        if spent is None:  # there was no price, or nothing that kept it: today's counts
+            spent = self.spent(state["wall_s"] * processes)
+        self.before = spent or 0.0
 
     def at_end(self, seconds: float, share_done: float) -> float | None:
         """Returns the dollars that the whole run will cost if the rest of it goes like
@@ -167,6 +178,23 @@ class Bill:
         so_far = f"${self.spent(seconds):.2f}"
         end = self.at_end(seconds, share_done)
         return so_far if end is None else f"{so_far} of about ${end:.2f}"
+
+
+def time_and_price(run: Any) -> dict[str, Any]:
+    """Returns what the record of a run says of its time and its price."""
+    # The rate is of training alone: without evaluation, samples and files.
+    seen = run.step * run.step_bytes
+    bytes_per_s = seen / run.clock.training_seconds()
+    used = None
+    if run.record["gpu_name"] == run.gpu_name:  # else its parts had different cards
+        used = mfu(bytes_per_s / run.processes.world, run.config.model, run.gpu_name)
+    return {
+        "wall_s": round(run.clock.seconds(), 3),
+        "bytes_per_s": round(bytes_per_s, 1),
+        "mfu": used,
+        "usd_per_hour": run.bill.usd_per_hour,
+        "usd": run.bill.spent(run.gpu_seconds()),
+    }
 
 
 def training_flops(model: ModelConfig) -> float:

@@ -97,11 +97,13 @@ class Processes:
         self.rank = number_in("RANK") if self.world > 1 else 0
         local_rank = number_in("LOCAL_RANK") if self.world > 1 else 0
         self.device = device_of(device)
+        if self.world > 1 and self.device.type == "cuda":
+            self.device = device_of(f"cuda:{local_rank}")
+        if self.device.type == "cuda":
+            # Triton launches its kernels on the device that is current.
+            torch.cuda.set_device(self.device)
         if self.world == 1:
             return  # nobody to talk to
-        if self.device.type == "cuda":
-            self.device = device_of(f"cuda:{local_rank}")
-            torch.cuda.set_device(self.device)
         if not dist.is_initialized():
             # Small agreements go through the CPU even where gradients go through GPUs.
             on_gpu = self.device.type == "cuda"

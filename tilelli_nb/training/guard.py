@@ -140,6 +140,7 @@ def write_setback(run: Any, trouble: str) -> None:
     # the time is spent, whatever became of it
     state["wall_s"] = run.clock.seconds()
     state["train_s"] = run.clock.training_seconds()
+    state["usd"] = run.bill.spent(run.gpu_seconds())
     name = f"step-{state['step']:08d}.safetensors"
     checkpoint.write_tensors(folder / name, tensors, state)
     for name in JSONL_FILES:
@@ -148,12 +149,14 @@ def write_setback(run: Any, trouble: str) -> None:
 
 def give_up(run: Any, trouble: str) -> None:
     """Raises TrainingError, which says from where to begin again."""
+    rate = f"--lr (now {run.settings.lr:g})"
+    if run.settings.optimizer == "muon":
+        rate += f" and train.muon_lr (now {run.settings.muon_lr:g}) in a YAML file"
     start = ""
     if run.saved_step:
         step = f"{run.saved_step:,}"
         start = f" from its checkpoint of step {step} (--init {run.out})"
     raise TrainingError(
         trouble,
-        f"begin another run{start}, with a lower --lr "
-        f"(now {run.settings.lr:g}) or a longer warm-up",
+        f"begin another run{start}, with a lower {rate}, or a longer warm-up",
     )

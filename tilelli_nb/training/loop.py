@@ -22,7 +22,7 @@ from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
 from .clock import Clock
-from .cost import Bill, hourly_price, mfu
+from .cost import Bill, hourly_price, time_and_price
 from .cpu_tuning import keep_freed_memory, keep_threads
 from .distributed import Processes, stop_signals
 from .gpu_memory import explain_gpu_errors
@@ -190,8 +190,8 @@ class Run:
         return self.shards.step_bytes(self.settings.batch, context)
 
     def gpu_seconds(self) -> float:
-        """What is paid for: every process has a GPU of its own."""
-        return self.clock.seconds() * self.processes.world
+        """What is paid for in this part: every process has a GPU of its own."""
+        return self.clock.part_seconds() * self.processes.world
 
     # When something is due
 
@@ -237,6 +237,8 @@ class Run:
             self.config, self.precision = settings_to_resume(self.record, self.config)
             keep_threads(self.record)
             self.shards = self.opened.as_described(self.record["data"])
+            if notes not in self.record["notes"]:
+                self.record["notes"] = f"{self.record['notes']} {notes}".strip()
         elif any((self.out / "checkpoints").glob("step-*")):
             raise TrainingError(
                 f"{self.out.name} holds checkpoints of a run whose run.json is gone",
@@ -253,7 +255,7 @@ class Run:
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
         generator = torch.Generator().manual_seed(self.settings.seed)
         self.data_state = generator.get_state()
-        # once in the life of its weights: those of a checkpoint have it behind them
+        # once: those of a checkpoint, or of a run that did it, have it behind them
         if self.settings.qk_scale != 1 and not self.lm.is_softened:
             soften_attention(self.lm, self.settings.qk_scale)
         if exists:
@@ -271,7 +273,9 @@ class Run:
         wanted = choose_precision(self.settings.precision, self.device)
         self.precision = self.processes.agree(wanted)
         if minutes:
-            self.config = self.config.with_train(steps=steps_in(minutes, self))
+            with self.clock.aside(), explain_gpu_errors(self.settings.micro_batch):
+                steps = steps_in(minutes, self)
+            self.config = self.config.with_train(steps=steps)
         self.record = records.new_record(
             self.out.resolve().name,
             self.shards.kind,
@@ -292,6 +296,7 @@ class Run:
         if state:
             check_same_run(self.record, state, self.out)
             self.clock.go_on(state["wall_s"], state["train_s"])
+            self.bill.go_on(state, self.processes.world)
             self.saved_step = self.step
         elif self.record["finished"]:  # and its checkpoints have been removed
             self.lm.load_weights(checkpoint.read_model(self.out)[0])
@@ -391,7 +396,8 @@ class Run:
         if trouble is None and is_logged:
             trouble = self.guard.judge(self.step, loss)
         # before they are saved or sampled from, the weights themselves are looked at
-        if not is_logged and self.processes.any(has_broken_weights(self.lm)):
+        must_look = self.is_sample_step() or not is_logged
+        if must_look and self.processes.any(has_broken_weights(self.lm)):
             trouble = trouble or f"the weights are no numbers after step {self.step:,}"
         return trouble
 
@@ -460,29 +466,21 @@ class Run:
         self.saved_step = self.step
         self.saved_at = time.perf_counter()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> None:
         """Completes run.json; a run at its last step also leaves the model for
         from_pretrained.
         """
         if not self.processes.is_first:
-            return self.record
+            return
         is_done = self.step == self.settings.steps
         if is_done and self.final_bpb is None:  # resumed after its last step
             self.evaluate()
-        # The rate is of training alone: without evaluation, samples and files.
-        seen = self.step * self.step_bytes
-        bytes_per_s = seen / self.clock.training_seconds()
-        each = bytes_per_s / self.processes.world
         self.record |= {
             "config": self.config.to_dict(),
             "data": self.shards.describe(),
             "steps": self.step,
-            "bytes_seen": seen,
-            "wall_s": round(self.clock.seconds(), 3),
-            "bytes_per_s": round(bytes_per_s, 1),
-            "mfu": mfu(each, self.config.model, self.gpu_name),
-            "usd_per_hour": self.bill.usd_per_hour,
-            "usd": self.bill.spent(self.gpu_seconds()),
+            "bytes_seen": self.step * self.step_bytes,
+            **time_and_price(self),
             "val_bpb": self.final_bpb,
             "finished": records.now() if is_done else None,
         }
@@ -494,7 +492,7 @@ class Run:
             "processes": self.processes.world,
             "stopped_by": self.stopped_by,
             "went_back": self.guard.setbacks,
-            "data_wait_share": self.batches.waited_s / self.clock.training_seconds(),
+            "data_wait_share": self.batches.waited_s
+            / self.clock.part_training_seconds(),
         }
         write_atomic(self.out / "results.json", records.dumps(results))
-        return self.record

@@ -16,7 +16,8 @@ from ..files import is_file, keep_lines, write_atomic
 from ..storage import checkpoint, records
 from .optimizer import learning_rate, moments_of
 
-# Settings that change no result, so that a resumed run may have others.
+# Settings that change no result but for rounding, so that a resumed run may have
+# others.
 MAY_CHANGE = ("micro_batch", "checkpoint_minutes", "keep_checkpoints")
 JSONL_FILES = ("metrics.jsonl", "samples.jsonl")
 
@@ -187,7 +188,8 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     name = f"step-{state['step']:08d}.safetensors"
     state["config"] = config.to_dict()
     if "guard" in state:
-        state["guard"]["setbacks"] = []  # the branch may go back once, too
+        # the branch may go back once, too, and has nothing to note
+        state["guard"] |= {"setbacks": [], "is_noted": True}
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
     # The curve of the branch begins with that of the run it came from.
     for name in JSONL_FILES:
@@ -224,11 +226,14 @@ def write_checkpoint(run: Any) -> None:
             "run_id": run.record.get("run_id"),
             "wall_s": run.clock.seconds(),
             "train_s": run.clock.training_seconds(),
+            "usd": run.bill.spent(run.gpu_seconds()),
             "data": run.shards.describe(),
             "guard": run.guard.state(),
         }
         name = f"step-{run.step:08d}.safetensors"
         checkpoint.write_tensors(folder / name, tensors, state)
+    if run.guard.row:
+        return  # the loss is too high: an older one may be needed
     # Two stay by default: should the newest be damaged, there is another.
     written = checkpoint.written_in(folder)
     # A newer one was damaged, or the run would have gone on from there: it counts not.
