@@ -3,6 +3,7 @@ loaded.
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -56,16 +57,16 @@ def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
     return True
 
 
-def make_of(part: nn.Module) -> tuple[type, dict[str, Any]]:
-    """The class of a part and its settings: the plain values that it holds, such as
-    how many keys are kept.
+def make_of(part: nn.Module) -> tuple[type, Callable, dict[str, Any]]:
+    """The class of a part, what it computes by, and its settings: the plain values that
+    it holds, such as how many keys are kept.
     """
     settings = {
         name: value
         for name, value in vars(part).items()
         if isinstance(value, int | float | str) and name not in NOT_SETTINGS
     }
-    return type(part), settings
+    return type(part), type(part).forward, settings
 
 
 class TilelliLM(Network, Talker):
@@ -198,20 +199,42 @@ class TilelliLM(Network, Talker):
         """Builds the model that a file holds, packed or not; in eval()."""
         lm = cls(Config.from_dict(metadata["config"]), draw=False).eval()
         if "packed" in metadata:
-            tensors = packed.unpack_weights(tensors, metadata["packed"], lm)
+            weights = packed.unpack_weights(tensors, metadata["packed"], lm)
+            lm.copy_in(weights)
             # a layer that came from codes knows it: that is how this model is built
             lm.built_from = [make_of(part) for part in lm.modules()]
-        lm.load_weights(tensors)
+        else:
+            lm.load_weights(tensors)
         lm.is_softened = lm.config.train.qk_scale != 1
         return lm
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Copies named tensors into the model. Raises CheckpointError when a name or a
-        shape does not fit.
+        """Copies named tensors into the model, which can then be trained. Raises
+        CheckpointError when a name or a shape does not fit, or where they are those of
+        a packed model: to round its ternary weights again would give another model.
         """
-        # codes of a packed file: from_tensors unpacks them, training cannot use them
+        # codes of a packed file: from_tensors unpacks them
         if any(name.endswith(packed.CODES) for name in tensors):
             raise CheckpointError(*NOT_TRAINABLE)
+        layers = {
+            f"{path}.weight": module
+            for path, module in self.named_modules()
+            if isinstance(module, TernaryLinear)
+        }
+        ternary = [tensors[name] for name in layers if name in tensors]
+        if ternary and all(map(packed.are_codes, ternary)):
+            raise CheckpointError(*NOT_TRAINABLE)
+        self.copy_in(tensors)
+        if self.is_packed:  # it was, and has latent weights now
+            for layer in layers.values():
+                layer.packed = False
+            self.built_from = [make_of(part) for part in self.modules()]
+        self.is_softened = False  # who loads softened ones says so afterwards
+
+    def copy_in(self, tensors: dict[str, Tensor]) -> None:
+        """Copies named tensors into the model, whatever they are. Raises
+        CheckpointError when a name or a shape does not fit.
+        """
         own = self.state_dict()
         wrong = own.keys() ^ tensors.keys()  # names that only one of the two has
         for name in own.keys() & tensors.keys():
@@ -224,7 +247,6 @@ class TilelliLM(Network, Talker):
                 "load them with the configuration they were trained with",
             )
         self.load_state_dict(tensors)
-        self.is_softened = False  # who loads softened ones says so afterwards
 
     def train(self, mode: bool = True) -> "TilelliLM":
         """Sets the mode, training or not. Raises CheckpointError when the model is
@@ -245,25 +267,36 @@ class TilelliLM(Network, Talker):
         )
 
     def save_pretrained(
-        self, folder: str | Path, dtype: torch.dtype | None = None, **about: Any
+        self,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        gate: Gate | None = None,
+        **about: Any,
     ) -> None:
         """Writes model.safetensors, config.json and, with sampling defaults,
-        generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller.
+        generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller. A
+        chat model may have a `gate`, for which there is gate.json.
         """
         if self.is_packed:
             raise CheckpointError(
                 "a packed model has no latent weights to save", "use save_packed()"
             )
         folder = at_home(folder)
+        generation_config.to_values(self.sampling_defaults)  # raises before all writing
         tensors = self.state_dict()
         if dtype is not None:
             tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         metadata = {"config": self.config.to_dict(), **about}
         checkpoint.save_model(folder, tensors, metadata)
         generation_config.write_defaults(folder, self.sampling_defaults)
+        write_gate(folder, gate)
 
     def save_packed(
-        self, folder: str | Path, text: str | bytes | None = None, **about: Any
+        self,
+        folder: str | Path,
+        text: str | bytes | None = None,
+        gate: Gate | None = None,
+        **about: Any,
     ) -> dict[str, Any]:
         """Writes the same files with far fewer bytes, for inference only: five ternary
         codes a byte, the other matrices in int8. A lite_10m takes a ninth.
@@ -273,6 +306,7 @@ class TilelliLM(Network, Talker):
         TokenError for an empty text, before anything is written.
         """
         folder = at_home(folder)
+        generation_config.to_values(self.sampling_defaults)  # raises before all writing
         tensors = packed.pack_weights(self)
         # of a model that is packed again: it stays the same, and so what was measured
         earlier = about.get("packed", {})
@@ -286,6 +320,7 @@ class TilelliLM(Network, Talker):
             note["text_bytes"] = len(ByteTokenizer().encode(text))
         checkpoint.save_model(folder, tensors, metadata)
         generation_config.write_defaults(folder, self.sampling_defaults)
+        write_gate(folder, gate)
         return note
 
     def push_to_hub(
@@ -309,10 +344,8 @@ class TilelliLM(Network, Talker):
         with tempfile.TemporaryDirectory() as folder:
             # a packed vanilla model has no codes to tell it by, but its file notes it
             if self.is_packed or "packed" in about:
-                self.save_packed(folder, **about)
+                self.save_packed(folder, gate=gate, **about)
             else:
-                self.save_pretrained(folder, **about)
-            if gate is not None:
-                write_gate(folder, gate)
+                self.save_pretrained(folder, gate=gate, **about)
             write_atomic(Path(folder) / "README.md", card.encode())
             return hub.upload(Path(folder), name, private)

@@ -21,11 +21,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tilelli_nb import ByteTokenizer, TilelliLM
-from tilelli_nb.data.documents import documents, train_val_files
+from tilelli_nb.data.corpus import sides_of
+from tilelli_nb.data.documents import documents
 from tilelli_nb.data.shards import fingerprint
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
@@ -145,11 +147,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder of the record")
     args = parser.parse_args()
     started, begun = records.now(), time.perf_counter()
-    train, val = train_val_files(args.corpus) or (args.corpus, None)
-    known = word_list(documents(train), args.least)
+    sides = sides_of(args.corpus)
+    train = chain.from_iterable(map(documents, sides.train))
+    known = word_list(train, args.least)
     lm = TilelliLM.from_pretrained(args.model)
     results = judge(write_samples(lm, args), known)
-    own = [word for text in documents(val) for word in words(text)] if val else []
+    held_out = chain.from_iterable(map(documents, sides.val))
+    own = [word for text in held_out for word in words(text)]
     results = {
         "least": args.least,
         "list": len(known),

@@ -351,15 +351,3 @@ def test_an_unknown_name_lists_the_names(tmp_path):
             documents.documents(name)
     with pytest.raises(DataError, match="there is no file or folder .*gone"):
         documents.documents(tmp_path / "gone")
-
-
-def test_train_val_files(tmp_path):
-    assert documents.train_val_files(tmp_path) is None
-    (tmp_path / "train.txt").touch()
-    (tmp_path / "val.csv").touch()
-    assert documents.train_val_files(tmp_path) is None
-    (tmp_path / "val.jsonl").touch()
-    assert documents.train_val_files(tmp_path) == (
-        tmp_path / "train.txt",
-        tmp_path / "val.jsonl",
-    )

@@ -14,15 +14,6 @@ from .facts import items, lines, read_yaml
 
 Slots = dict[str, str]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-ARITHMETIC = (
-    "adding",
-    "subtracting",
-    "doubling",
-    "comparing",
-    "next number",
-    "number before",
-    "counting",
-)
 
 
 class Worked(NamedTuple):

@@ -95,17 +95,20 @@ def answer_bytes(answer: str) -> bytes:
     return defuse(answer)[0].encode() + END
 
 
-def encode_prompt(question: str, history: Sequence[tuple[str, str]] = ()) -> Tensor:
+def encode_prompt(
+    question: str, history: Sequence[tuple[str, str]] = (), context: int = MAX_ROW
+) -> Tensor:
     """What the model reads before it answers: byte ids, shape (T,), T at most 176.
 
     `history` holds earlier turns as (question, answer), the oldest first. The oldest
-    whole turns are dropped until the rest and the prompt fit. Answers are cleaned too:
-    they may come from anywhere.
+    whole turns are dropped until the rest and the prompt fit, also where a model sees
+    fewer bytes at once, its `context`. Answers are cleaned too: they may come from
+    anywhere.
     """
     kept = prompt_bytes(question)
     for earlier, answer in reversed(history):
         longer = prompt_bytes(earlier) + answer_bytes(answer) + kept
-        if len(longer) > MAX_PROMPT:
+        if len(longer) > min(MAX_PROMPT, context):
             break  # an older one that fits would stand before the wrong turn
         kept = longer
     return torch.tensor(ByteTokenizer().encode(kept), dtype=torch.long)

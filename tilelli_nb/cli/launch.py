@@ -115,7 +115,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             notes = f"{said} {notes}".strip()
     on_log = None
     if processes.is_first:  # one process logs for all
-        on_log = to_loggers(options, out, settings)
+        on_log = to_loggers(options, out)
     with corpus(options, processes) as shards:
         record = saved_record(
             train,
@@ -356,9 +356,7 @@ def micro_batch(wanted: str, lm: TilelliLM, rows: int, precision: str) -> int:
     return int(wanted)
 
 
-def to_loggers(
-    options: TrainOptions, out: Path, settings: Config
-) -> Callable[[dict[str, Any]], None]:
+def to_loggers(options: TrainOptions, out: Path) -> Callable[[dict[str, Any]], None]:
     """Returns one on_log for all that --tensorboard and --wandb ask for."""
     chosen = []
     if options.tensorboard:
@@ -366,8 +364,7 @@ def to_loggers(
     if options.wandb == "":
         raise ConfigError("--wandb has no project", "name one, or leave it out")
     if options.wandb is not None:
-        config = settings.to_dict()
-        chosen.append(loggers.weights_and_biases(options.wandb, out.name, config))
+        chosen.append(loggers.weights_and_biases(options.wandb, out))
 
     def on_log(line: dict[str, Any]) -> None:
         for logger in chosen:

@@ -24,6 +24,7 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     """
     from .. import pretrained
     from ..inference import generation_config
+    from ..inference.chatting import read_gate
     from ..language_model import TilelliLM
     from ..storage.checkpoint import MODEL_FILE, refuse_to_lose_weights
 
@@ -38,12 +39,13 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     # from_pretrained would drop the metadata, which the packed model keeps
     tensors, metadata = pretrained.load_model(model)
     lm = TilelliLM.from_tensors(tensors, metadata)
-    lm.sampling_defaults = generation_config.read_defaults(pretrained.resolve(model))
+    folder = pretrained.resolve(model)
+    lm.sampling_defaults = generation_config.read_defaults(folder)
     # save_packed writes these two itself; all else that is known goes along
     about = dict(metadata)
     about.pop("config", None)
     about.pop("packed", None)
-    note = lm.save_packed(out, measured, **about)
+    note = lm.save_packed(out, measured, gate=read_gate(folder), **about)
     before = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
     after = (out / MODEL_FILE).stat().st_size
     typer.echo(

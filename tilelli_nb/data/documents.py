@@ -434,16 +434,3 @@ def side_of(file: Path, folder: Path) -> str | None:
         if word in SIDES:
             return SIDES[word]
     return None
-
-
-def train_val_files(path: str | Path) -> tuple[Path, Path] | None:
-    """A folder's own split: the first file for each side, by the names of its files (or
-    None where it lacks one of them).
-    """
-    folder = at_home(path)
-    split: dict[str | None, Path] = {}
-    for file in files_inside(folder):
-        split.setdefault(side_of(file, folder), file)
-    if "train" in split and "val" in split:
-        return split["train"], split["val"]
-    return None

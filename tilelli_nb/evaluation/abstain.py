@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..inference.scoring import in_float64
 from ..storage.checkpoint import read_tensors, write_tensors
 
 HEAD_FILE = "abstain.safetensors"
@@ -41,7 +42,7 @@ class AbstainHead(nn.Module):
     @torch.no_grad()
     def probability(self, h: Tensor) -> float:
         """The published `abstain_p` of one vector (D,): 0 to 1."""
-        return float(self(h).double().sigmoid())
+        return float(in_float64(self(h)).sigmoid())
 
 
 @torch.no_grad()

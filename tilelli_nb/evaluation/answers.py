@@ -111,13 +111,15 @@ def knows_when_it_is_right(
 ) -> Interval:
     """AUROC of a confidence for "the answer that was given is right", refusals left
     out. With a seed in `shuffled` the outcomes are dealt out anew: a control, which
-    must come to 0.5.
+    must come to 0.5. For the interval, whole clusters are drawn again.
     """
     given = [one for one in judged if not one.refused]
     right = [one.right for one in given]
     if shuffled is not None:
         random.Random(shuffled).shuffle(right)
-    return bootstrap(auroc, [getattr(one, signal) for one in given], right)
+    confidence = [getattr(one, signal) for one in given]
+    clusters = [cluster_of(one.pair) for one in given]
+    return bootstrap(auroc, confidence, right, clusters=clusters)
 
 
 def curve(judged: Sequence[Judged], signal: str, points: int = 50) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def paired_t(differences: Sequence[float]) -> float:
     spread = float(found.std(ddof=1)) / math.sqrt(len(found))
     if spread == 0:
         return 1.0 if found.mean() == 0 else 0.0
-    return 1 - t_within(float(found.mean()) / spread, len(found) - 1)
+    # of a large t the rest of 1 is rounding, and may be negative
+    return max(0.0, 1 - t_within(float(found.mean()) / spread, len(found) - 1))
 
 
 def sign_flips(differences: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.tokenizer import ByteTokenizer
 from ..errors import EvaluationError
+from ..inference.scoring import in_float64
 from ..model.router import Router, router_confidence
 
 FRAMING = b"USER: "  # what a prompt in the chat template begins with
@@ -31,7 +32,7 @@ def router_signals(p: Tensor) -> dict[str, float]:
     found something in the text. That direction is this book's choice, as the published
     design names none.
     """
-    p = p.double()
+    p = in_float64(p)
     confidence = router_confidence(p).mean(1)  # (blocks,)
     entropy = torch.special.entr(p).sum(-1)  # (blocks, T)
     variance = entropy.var(1, correction=0)  # (blocks,)
@@ -51,7 +52,7 @@ def output_signals(logits: Tensor) -> dict[str, float]:
     `max_softmax` is the largest probability, `margin` its lead over the second largest,
     `neg_entropy` minus the entropy in nats.
     """
-    probabilities = logits.double().softmax(-1)  # (T, 256)
+    probabilities = in_float64(logits).softmax(-1)  # (T, 256)
     top, second = probabilities.topk(2).values.unbind(-1)  # (T,) each
     places = {
         "max_softmax": top,
@@ -119,7 +120,7 @@ def with_random_router(lm, seed: int = 0):
         if isinstance(module, Router):
             weight = module.weight.data
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            weight.copy_(drawn * weight.double().std().item())
+            weight.copy_(drawn * in_float64(weight).std().item())
     return other
 
 

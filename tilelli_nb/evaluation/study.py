@@ -20,7 +20,7 @@ from ..errors import EvaluationError
 from ..files import write_atomic
 from ..inference.chatting import Reply
 from ..storage import records
-from ..storage.checkpoint import MODEL_FILE
+from ..storage.checkpoint import MODEL_FILE, written_in
 from ..training import cpu_tuning
 from . import rule
 from .experiments import Experiment, load_experiment
@@ -480,7 +480,7 @@ def weights_digest(model: str) -> str:
     folder = pretrained.resolve(model)
     files = [folder / MODEL_FILE]
     if not files[0].is_file():
-        files = sorted((folder / "checkpoints").glob("step-*.safetensors"))[-1:]
+        files = written_in(folder / "checkpoints")[-1:]
     if not files:
         raise EvaluationError(f"{model} holds no model", "name the folder of a run")
     return hashlib.sha256(files[0].read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import MissingDependency
 from ..model.router import PATHWAYS
+from ..storage.records import load_record
 
 OnLog = Callable[[dict[str, Any]], None]  # gets a line of metrics.jsonl
 
@@ -40,9 +41,12 @@ def tensorboard(folder: Path) -> OnLog:
         raise MissingDependency(
             "--tensorboard needs the library tensorboard", "pip install tensorboard"
         ) from error
-    writer = SummaryWriter(str(folder))
+    writer = None
 
     def on_log(line: dict[str, Any]) -> None:
+        nonlocal writer
+        if writer is None:  # not before the folder is known to be this run's
+            writer = SummaryWriter(str(folder))
         for name, value in scalars(line).items():
             writer.add_scalar(name, value, line["step"])
         writer.flush()  # so that a page that is open shows it now
@@ -50,9 +54,9 @@ def tensorboard(folder: Path) -> OnLog:
     return on_log
 
 
-def weights_and_biases(project: str, name: str, config: dict[str, Any]) -> OnLog:
-    """Returns an `on_log` for train() that logs to a project; the key comes from
-    WANDB_API_KEY or `wandb login`. Raises MissingDependency.
+def weights_and_biases(project: str, folder: Path) -> OnLog:
+    """Returns an `on_log` for train() that logs the run in a folder to a project; the
+    key comes from WANDB_API_KEY or `wandb login`. Raises MissingDependency.
     """
     try:
         import wandb
@@ -60,10 +64,20 @@ def weights_and_biases(project: str, name: str, config: dict[str, Any]) -> OnLog
         raise MissingDependency(
             "--wandb needs the library wandb", "pip install wandb"
         ) from error
-    # a run that is resumed here goes on there, too
-    run = wandb.init(project=project, name=name, config=config, resume="allow")
+    run = None
 
     def on_log(line: dict[str, Any]) -> None:
+        nonlocal run
+        if run is None:  # not before the folder is known to be this run's
+            record = load_record(folder)
+            # by its id, a run that is resumed here goes on there, too
+            run = wandb.init(
+                project=project,
+                name=record["name"],
+                id=record["run_id"],
+                config=record["config"],
+                resume="allow",
+            )
         run.log(scalars(line), step=line["step"])
 
     return on_log

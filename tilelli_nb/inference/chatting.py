@@ -18,6 +18,7 @@ from ..errors import CheckpointError, GenerationError
 from ..files import write_atomic
 from .decoding import Decoder, prefill_prompt
 from .sampling import Sampling, sample_next
+from .scoring import in_float64
 
 END = 0  # the byte that ends an answer
 MAX_ANSWER = 80  # bytes: what a prompt of 176 leaves of the context
@@ -102,17 +103,21 @@ def read_gate(folder: str | Path) -> Gate | None:
     return gate
 
 
-def write_gate(folder: str | Path, gate: Gate) -> None:
-    """Puts a gate beside a model."""
+def write_gate(folder: str | Path, gate: Gate | None) -> None:
+    """Puts a gate beside a model; for None, an older model's is removed."""
+    if gate is None:
+        (Path(folder) / GATE_FILE).unlink(missing_ok=True)
+        return
     text = json.dumps(gate._asdict(), indent=2)
     write_atomic(Path(folder) / GATE_FILE, text.encode() + b"\n")
 
 
 @torch.inference_mode()
-def speak(lm, prompt: Tensor, sampling: Sampling) -> Iterator[Spoken]:
+def speak(lm, prompt: Tensor, sampling: Sampling, turn: int = 0) -> Iterator[Spoken]:
     """Yields the bytes of an answer as they are drawn, the one that ends it included:
-    prompt (T,) long. Raises GenerationError where the prompt is longer than what the
-    model sees at once.
+    prompt (T,) long. Each turn of a conversation has random numbers of its own.
+
+    Raises GenerationError where the prompt is longer than what the model sees at once.
     """
     context = lm.config.model.context
     if len(prompt) > context:  # the window would lose what was asked
@@ -121,11 +126,11 @@ def speak(lm, prompt: Tensor, sampling: Sampling) -> Iterator[Spoken]:
             "ask less at once, or take a model of a longer context",
         )
     form = lm.fast_form()
-    generator = sampling.generator(row=0)
+    generator = sampling.generator(row=turn)
     state, logits = prefill_prompt(form, prompt.tolist(), rows=1)
     for count in range(1, sampling.max_new + 1):
         byte = sample_next(logits[0], sampling, generator)
-        top, second = logits[0].double().softmax(-1).topk(2).values.tolist()
+        top, second = in_float64(logits[0]).softmax(-1).topk(2).values.tolist()
         yield Spoken(byte, top, second)
         if byte == END:
             return
@@ -173,13 +178,13 @@ class Conversation:
         the whole; whoever stops early leaves there what had been said.
         """
         cleaned = clean_question(question)
-        prompt = encode_prompt(question, self.history)
+        prompt = encode_prompt(question, self.history, self.lm.config.model.context)
         self.reply = Reply("", [], cleaned.notes)  # in case that nothing is said
         said: list[str] = []
         spoken: list[Spoken] = []
         held_back = None
         try:
-            source = speak(self.lm, prompt, self.sampling)
+            source = speak(self.lm, prompt, self.sampling, turn=len(self.history))
             for piece in ByteTokenizer().stream(self.passed(source, spoken)):
                 said.append(piece)
                 yield piece
@@ -190,8 +195,9 @@ class Conversation:
         finally:  # also when nobody wants to hear the rest
             text = "".join(said)
             self.reply = Reply(text, spoken, cleaned.notes, held_back)
-            # what was shown, the refusal included, and not what was held back
-            self.history.append((question, text))
+            if spoken:  # else nothing was answered
+                # what was shown, the refusal included, and not what was held back
+                self.history.append((question, text))
 
     def passed(self, source: Iterator[Spoken], spoken: list[Spoken]) -> Iterator[int]:
         """The bytes of `source` that may be shown, as soon as that is known; all that

@@ -100,13 +100,13 @@ def generate(lm, ids: Sequence, sampling: Sampling) -> list:
     """
     # numbers are one prompt, and nothing at all is an empty one
     if len(ids) == 0 or not isinstance(ids[0], (list, tuple, bytes)):
-        return [*ids, *stream(lm, ids, sampling)]
+        new = list(stream(lm, ids, sampling))  # raises for what is no prompt
+        return [*ByteTokenizer().to_bytes(ids), *new]
     # prompts of one length lie side by side without any padding
     rows_of_length: dict[int, list[int]] = {}
-    for row, prompt in enumerate(ids):
-        ByteTokenizer().to_bytes(prompt)
+    texts = [list(ByteTokenizer().to_bytes(prompt)) for prompt in ids]
+    for row, prompt in enumerate(texts):
         rows_of_length.setdefault(len(prompt), []).append(row)
-    texts = [list(prompt) for prompt in ids]
     for rows in rows_of_length.values():
         generate_rows(lm, texts, rows, sampling)
     return texts

@@ -3,6 +3,7 @@ weights, the file in which the libraries of Hugging Face keep the same.
 """
 
 import json
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,11 @@ def read_defaults(folder: str | Path) -> dict[str, Any]:
     return defaults
 
 
-def write_defaults(folder: str | Path, defaults: dict[str, Any]) -> None:
-    """Writes the settings to a folder's file. Without settings there is no file, and an
-    older model's is removed.
+def to_values(defaults: dict[str, Any]) -> dict[str, Any]:
+    """The settings under the file's names, as JSON takes them.
 
     Raises GenerationError for a setting that there is not, or outside its range.
     """
-    path = Path(folder) / FILE
-    if not defaults:
-        path.unlink(missing_ok=True)
-        return
     for name in defaults:
         if name not in NAMES.values():
             raise GenerationError(
@@ -76,9 +72,24 @@ def write_defaults(folder: str | Path, defaults: dict[str, Any]) -> None:
                 f"its keys are {', '.join(NAMES.values())}",
             )
     is_random = Sampling(**defaults).temperature > 0
-    values = {"do_sample": is_random}
+    values: dict[str, Any] = {"do_sample": is_random}
     for theirs, ours in NAMES.items():
         # other programs do not take 0 for greedy: do_sample has said it
         if ours in defaults and (ours != "temperature" or is_random):
-            values[theirs] = defaults[ours]
-    write_atomic(path, json.dumps(values, indent=2).encode() + b"\n")
+            number = defaults[ours]  # NumPy's are no JSON
+            values[theirs] = (
+                int(number) if isinstance(number, Integral) else float(number)
+            )
+    return values
+
+
+def write_defaults(folder: str | Path, defaults: dict[str, Any]) -> None:
+    """Writes the settings to a folder's file. Without settings there is no file, and an
+    older model's is removed. Raises GenerationError, see to_values.
+    """
+    path = Path(folder) / FILE
+    if not defaults:
+        path.unlink(missing_ok=True)
+        return
+    text = json.dumps(to_values(defaults), indent=2)
+    write_atomic(path, text.encode() + b"\n")

@@ -75,6 +75,16 @@ def unpack_weights(
     return weights
 
 
+def are_codes(weight: Tensor) -> bool:
+    """Whether a ternary matrix is alpha * codes, as in a packed model: all that is not
+    0 has one size, and some is 0.
+    """
+    sizes = weight.abs()
+    alpha = sizes.max()
+    is_zero = sizes == 0
+    return bool(alpha > 0 and is_zero.any() and (is_zero | (sizes == alpha)).all())
+
+
 def trainable_weights(
     tensors: dict[str, Tensor], about: dict[str, Any], lm: nn.Module
 ) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (256,) of the next byte -> probabilities (256,) after temperature, top-k
     and top-p, in that order.
     """
-    logits = logits.detach().to("cpu", torch.float64)
+    logits = logits.detach().cpu().double()  # in this order: see in_float64
     # with none above 0, no temperature is too low
     logits = (logits - logits.max()) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < len(logits):

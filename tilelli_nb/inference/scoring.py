@@ -10,6 +10,11 @@ from ..errors import TokenError
 from .sampling import window_stride
 
 
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64; on the CPU where its device has no such numbers, as a Mac's GPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 @torch.no_grad()
 def score(lm, text: str | bytes, sliding: bool = False) -> float:
     """Bits per byte of byte 0 + text: in chunks whose context begins with the chunk, or
@@ -54,7 +59,7 @@ def log_probs(lm, stream: Tensor, sliding: bool = True, batch: int = 64) -> Tens
             row[: len(piece)] = piece
         logits = lm(windows.to(lm.device))  # (windows, context, 256)
         at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-        all_logp = logits.log_softmax(-1, dtype=at_least_fp32).double().cpu()
+        all_logp = in_float64(logits.log_softmax(-1, dtype=at_least_fp32)).cpu()
         for logp, start in zip(all_logp, group, strict=True):
             # a later window predicts only what the one before it did not
             skip = context - stride if start else 0

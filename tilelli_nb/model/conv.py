@@ -3,14 +3,12 @@ before it.
 """
 
 import os
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# asked once: torch.compile cannot follow the question
-HAVE_TRITON = find_spec("triton") is not None
+from .attention import HAVE_TRITON
 
 
 class CausalConv(nn.Module):

@@ -130,7 +130,14 @@ class LossTerms(NamedTuple):
 
 
 def check_tokens(x: Tensor, context: int) -> None:
-    """Raises TokenError for what is not a byte, or more of them than `context`."""
+    """Raises TokenError for what is not (B, T) whole numbers, not a byte, or more of
+    them than `context`.
+    """
+    if x.dim() != 2 or x.dtype not in (torch.long, torch.int):
+        raise TokenError(
+            f"the bytes come as {x.dtype}, in the shape {tuple(x.shape)}",
+            "give (B, T) long: torch.tensor([ids]) for one text",
+        )
     if x.shape[-1] > context:
         raise TokenError(
             f"{x.shape[-1]} bytes at once, but the model sees {context}",
@@ -227,8 +234,9 @@ class Network(nn.Module):
         return self.logits(h)
 
     def loss_terms(self, x: Tensor, targets: Tensor) -> LossTerms:
-        """Computes the parts of the loss, as sums: x and targets (B, T). A sequence's
-        padding is where its target is -100.
+        """Computes the parts of the loss, as sums: x and targets (B, T). Where a target
+        is -100 (padding, and what a person says to a chat model) a place counts neither
+        for the loss nor for the balance; the router's use is that of all places.
         """
         h, p = self.hidden(x)
         logits = self.logits(h).flatten(0, 1)  # (B * T, 256)

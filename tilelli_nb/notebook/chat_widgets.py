@@ -33,9 +33,8 @@ def chat_box(lm, questions: Sequence[str], gate: Gate | None = None) -> None:
     def press_ask(_) -> None:
         nonlocal conversation
         earlier = conversation.history
-        # a new one, for the slider's temperature; its seed differs from turn to turn,
-        # or all would be drawn with the same numbers
-        conversation = Conversation(lm, gate, slider.value, len(turns), history=earlier)
+        # a new one, for the slider's temperature
+        conversation = Conversation(lm, gate, slider.value, seed=0, history=earlier)
         turns.append((box.value, conversation.ask(box.value)))
         box.value = ""
         update(conversation_html(turns))

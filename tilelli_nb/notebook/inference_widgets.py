@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.tokenizer import ByteTokenizer
 from ..inference.decoding import prefill_prompt
 from ..inference.sampling import Sampling, probabilities, sample_next
+from ..inference.scoring import in_float64
 from ..model.router import PATHWAYS
 from .controls import Control, mixture, play, play_writer
 from .figures import DENSE, LOCAL, RED, SPARSE
@@ -52,7 +53,7 @@ def sampling_bars(
     """Returns SVG: for the most probable bytes, what the model believes in grey and how
     often each is drawn in red. `logits` (256,).
     """
-    believed = logits.double().softmax(-1)  # (256,)
+    believed = in_float64(logits).softmax(-1)  # (256,)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     drawn = probabilities(logits, sampling)  # (256,)
     bars = ""
