@@ -148,8 +148,8 @@ def main() -> None:
     args = parser.parse_args()
     started, begun = records.now(), time.perf_counter()
     sides = sides_of(args.corpus)
-    train = chain.from_iterable(map(documents, sides.train))
-    known = word_list(train, args.least)
+    train = sides.train[0]  # one file is enough for a list
+    known = word_list(documents(train), args.least)
     lm = TilelliLM.from_pretrained(args.model)
     results = judge(write_samples(lm, args), known)
     held_out = chain.from_iterable(map(documents, sides.val))

@@ -82,21 +82,19 @@ def test_sft_resumes_its_own_length_alone_and_needs_the_gpu_that_is_paid_for(
         tilelli(*again, catch_exceptions=False)
 
 
-@pytest.mark.parametrize(
-    ("config", "batch", "at_once"),
-    [("sft_10m", 256, 32), ("sft_10m", 8, 8), ("mine.yaml", 8, 2)],
-)
-def test_a_batch_does_not_change_how_many_are_held_at_once(
-    tmp_path, monkeypatch, config, batch, at_once
-):
-    """32 are what the configuration says, unless there are fewer."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("train: {micro_batch: 2}")
+@pytest.mark.parametrize(("asked", "compiled"), [([], False), (["--compile"], True)])
+def test_sft_compiles_only_where_it_is_asked_to(monkeypatch, tmp_path, asked, compiled):
+    """Rows differ in length, and each length would be compiled by itself."""
     given = []
-    monkeypatch.setattr(sft_module, "fine_tune", given.append)
-    done = tilelli("sft", "--config", config, "--batch", batch)
-    assert done.exit_code == 0, done.output
-    assert given[0].changes == {"batch": batch, "micro_batch": at_once}
+
+    def stop(*inputs, **options):
+        given.append(options["compiled"])
+        raise ConfigError("enough", "stop here")
+
+    monkeypatch.setattr("tilelli_nb.training.loop.train", stop)
+    monkeypatch.setattr(sft_module, "conversations", lambda *about: None)
+    done = tilelli("sft", "--out", tmp_path / "x", *asked)
+    assert isinstance(done.exception, ConfigError) and given == [compiled]
 
 
 def test_a_batch_whose_text_does_not_divide_is_refused_at_the_start(monkeypatch):
@@ -148,7 +146,7 @@ def test_what_a_pipe_holds_is_changed_with_a_note_or_not_at_all(taught, monkeypa
     out, _ = taught
     asked = []
 
-    def listen(lm, prompt, sampling):
+    def listen(lm, prompt, sampling, turn):
         asked.append(bytes(prompt.tolist()))
         yield Spoken(0, 0.9, 0.0)
 
@@ -190,7 +188,7 @@ def test_a_seed_without_effect_is_refused(taught):
 def test_an_answer_does_not_steer_the_terminal(taught, monkeypatch):
     out, _ = taught
 
-    def says(lm, prompt, sampling):
+    def says(lm, prompt, sampling, turn):
         text = "a\nUSER: b\x1b[2J\u2028é"
         yield from (Spoken(byte, 0.9, 0.0) for byte in [*text.encode(), 0])
 
@@ -204,7 +202,7 @@ def test_a_gate_is_used_when_asked_for(taught, monkeypatch, tmp_path):
     refused = tilelli("chat", "--model", "tilelli/nano", "--gate", input="Hi\n")
     assert isinstance(refused.exception, CheckpointError)
 
-    def unsure(lm, prompt, sampling):
+    def unsure(lm, prompt, sampling, turn):
         yield from (Spoken(byte, 0.3, 0.3) for byte in b"Paris.\0")
 
     monkeypatch.setattr("tilelli_nb.inference.chatting.speak", unsure)
@@ -218,7 +216,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_program(taught, monkeypatch):
     out, _ = taught
     asked = []
 
-    def interrupted(lm, prompt, sampling):
+    def interrupted(lm, prompt, sampling, turn):
         asked.append(bytes(prompt.tolist()))
         yield from (Spoken(byte, 0.9, 0.0) for byte in b"A lon")
         if len(asked) == 1:

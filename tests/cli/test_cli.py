@@ -266,6 +266,10 @@ def test_a_run_is_finished_by_another_that_keeps_its_configuration(folder):
     # without --resume it would be begun again
     again = tilelli(*end, folder=folder).stderr.decode()
     assert "long-decayed already holds a run" in again
+    for option, value in (("--steps", "7"), ("--decay-from", "runs/other")):
+        other = [*end, option, value, "--out", "runs/long-decayed", "--resume"]
+        said = tilelli(*other, folder=folder).stderr.decode()
+        assert "does not finish" in said and "Decays from step 10 of long." in said
     out = tilelli(*end, "--resume", folder=folder)
     assert b"16 steps" in out.stdout, out.stderr
     record = load_record(folder / "runs" / "long-decayed")

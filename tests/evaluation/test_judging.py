@@ -131,6 +131,23 @@ def test_confidence_that_knows_and_the_control_that_cannot():
     assert curve(many, "margin")["risk"][-1] == pytest.approx(1 / 3)
 
 
+def test_the_interval_is_that_of_whole_clusters():
+    """In each of ten groups of ten all is right or all wrong: ten tosses, no hundred."""
+    many = [
+        Judged(Pair("?", "Yes.", "kind", True, f"{g}/fact"), "", g % 2 > 0, False, m, m)
+        for g in range(10)
+        for m in [(0.9 if g % 4 < 2 else 0.3) + i / 1e4 for i in range(10)]
+    ]
+    found = knows_when_it_is_right(many, "margin")
+    alone = [
+        one._replace(pair=one.pair._replace(group=f"{i}/x"))
+        for i, one in enumerate(many)
+    ]
+    single = knows_when_it_is_right(alone, "margin")
+    assert found.value == single.value
+    assert found.high - found.low > 2 * (single.high - single.low)
+
+
 @pytest.mark.parametrize("given", [3, 50, 99, 125, 1037])
 def test_the_thinned_curve_ends_where_all_answers_are_given(given):
     pair = Pair("Is it?", "Yes.", "small talk", True, "group")

@@ -72,6 +72,8 @@ def test_two_arms_that_are_the_same_differ_in_nothing():
     found = compare([2.0, 2.1, 1.9], [2.0, 2.1, 1.9])
     assert found == (3, 0.0, 0.0, 0.0, 1.0, 1.0)
     assert paired_t([0.5, 0.5]) == 0.0
+    # 0.1 three times, but for rounding: 1 less a share that comes out above 1
+    assert 0 <= paired_t([0.3 - 0.2, 0.4 - 0.3, 0.5 - 0.4]) < 1e-9
 
 
 def test_shuffled_labels_find_a_difference_as_rarely_as_chance_does():

@@ -41,7 +41,7 @@ def says(monkeypatch):
     def put(text, leads, ends=True):
         data = text.encode() + (b"\0" if ends else b"")
 
-        def speak(lm, prompt, sampling):
+        def speak(lm, prompt, sampling, turn):
             prompts.append(bytes(prompt.tolist()))
             for byte, lead in zip(data, leads, strict=True):
                 yield Spoken(byte, (1 + lead) / 2, (1 - lead) / 2)
@@ -140,7 +140,7 @@ def test_first_bytes_wait_for_the_gate_and_the_rest_comes_as_it_is_drawn(
 ):
     drawn = []
 
-    def speak(lm, prompt, sampling):
+    def speak(lm, prompt, sampling, turn):
         for byte in b"Paris.\0":
             drawn.append(byte)
             yield Spoken(byte, 0.9, 0.0)
@@ -189,6 +189,49 @@ def test_a_question_that_the_window_would_lose_is_refused():
     Conversation(short).ask("Who are you?")
     with pytest.raises(GenerationError, match="a model that sees 64"):
         Conversation(short).ask("Who are you, " + "and you, " * 9)
+
+
+def test_turns_that_the_window_would_lose_are_dropped(says):
+    """Also by a model that sees fewer bytes than the template allows."""
+    short = tiny(dtype=torch.float32, context=64)
+    prompts = says("Yes.", [0.9] * 5)
+    conversation = Conversation(short)
+    for question in ("Is it a cat?", "Is it a dog?", "Is it a cow?"):
+        conversation.ask(question)
+    # a turn has 33 bytes and a prompt 28: one turn fits before it, two do not
+    assert prompts[2] == (
+        b"USER: Is it a dog?\nTILELLI: Yes.\0USER: Is it a cow?\nTILELLI: "
+    )
+
+
+def test_a_question_that_failed_is_not_remembered():
+    short = tiny(dtype=torch.float32, context=64)
+    conversation = Conversation(short)
+    with pytest.raises(GenerationError):
+        conversation.ask("Who are you, " + "and you, " * 9)
+    assert conversation.history == []
+    conversation.ask("Who are you?")
+    assert len(conversation.history) == 1
+
+
+def test_each_turn_is_drawn_with_numbers_of_its_own(lm):
+    """The same question, with nothing of the turn before in the window."""
+    long = "a" * 160
+    conversation = Conversation(lm, temperature=1.5, seed=1)
+    first, second = conversation.ask(long), conversation.ask(long)
+    assert first.text != second.text
+    again = Conversation(lm, temperature=1.5, seed=1)
+    assert (again.ask(long), again.ask(long)) == (first, second)
+
+
+def test_a_saved_model_is_not_left_with_the_gate_of_another(tmp_path):
+    lm = tiny(dtype=torch.float32, d_model=16, n_heads=2, n_blocks=1)
+    gate = Gate("margin", 0.625)
+    for save in (lm.save_pretrained, lm.save_packed):
+        save(tmp_path / "model", gate=gate)
+        assert read_gate(tmp_path / "model") == gate
+        save(tmp_path / "model")
+        assert read_gate(tmp_path / "model") is None
 
 
 def test_a_gate_lies_beside_its_model(tmp_path):

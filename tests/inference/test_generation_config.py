@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from tilelli_nb import TilelliLM
 from tilelli_nb.cli.app import app
 from tilelli_nb.errors import CheckpointError, GenerationError
+from tilelli_nb.inference.chatting import Gate, read_gate, write_gate
 from tilelli_nb.inference.generation_config import (
     FILE,
     NAMES,
@@ -50,6 +52,23 @@ def test_every_saved_form_keeps_the_settings(folder, tmp_path):
         assert TilelliLM.from_pretrained(tmp_path / form).sampling_defaults == ALL
     # in the file alone, where people can change it
     assert b"0.75" not in (folder / "model.safetensors").read_bytes()
+
+
+def test_the_numbers_of_numpy_are_written_as_numbers(tmp_path):
+    values = {"max_new": np.int64(7), "temperature": np.float32(0.25)}
+    small(**values).save_pretrained(tmp_path / "model")
+    written = json.loads((tmp_path / "model" / FILE).read_text())
+    assert written["max_new_tokens"] == 7 and written["temperature"] == 0.25
+    with pytest.raises(GenerationError, match="holds 'top'"):
+        small(top=3).save_pretrained(tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()  # said before anything is written
+
+
+def test_a_command_keeps_the_gate(folder, tmp_path):
+    write_gate(folder, Gate("margin", 0.5))
+    command = ["pack", str(folder), "--out", str(tmp_path / "packed")]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert read_gate(tmp_path / "packed") == Gate("margin", 0.5)
 
 
 def test_a_model_without_settings_leaves_no_file_of_another(folder):

@@ -218,6 +218,23 @@ def test_training_can_begin_from_a_packed_model(nano, packed_nano, text):
     assert lm.blocks[0].ffn.up.weight.grad.abs().sum() > 0
 
 
+def test_weights_of_a_packed_model_are_not_rounded_once_more(nano, packed_nano, text):
+    """alpha * codes would get another alpha; nothing is copied."""
+    packed = TilelliLM.from_pretrained(packed_nano[0])
+    before = nano.score(text)
+    with pytest.raises(CheckpointError, match="latent weights"):
+        nano.load_weights(packed.state_dict())
+    assert nano.score(text) == before
+
+
+def test_latent_weights_make_a_packed_model_an_ordinary_one(nano, packed_nano, text):
+    lm = TilelliLM.from_pretrained(packed_nano[0])
+    lm.load_weights(nano.state_dict())
+    assert not lm.is_packed and lm.score(text) == nano.score(text)
+    assert isinstance(lm.fast_form(), Prepared)
+    assert lm.train().training
+
+
 def test_the_same_latent_weights_are_drawn_each_time(nano, packed_nano):
     drawn = []
     for seed in (5, 6):  # of PyTorch's own generator, which has no say

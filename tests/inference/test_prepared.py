@@ -30,6 +30,7 @@ from tilelli_nb.inference.prepared import (
 )
 from tilelli_nb.inference.sampling import Sampling, window_start
 from tilelli_nb.language_model import FORMS
+from tilelli_nb.model.ternary import TernaryFFN
 
 
 def windowed(lm, ids):
@@ -490,6 +491,19 @@ def test_a_model_that_cannot_be_prepared_exactly_writes_by_itself(change):
     assert isinstance(lm.fast_form(), Prepared)
     change(lm)
     assert lm.fast_form() is lm
+
+
+def test_a_method_that_was_replaced_in_its_class_is_not_passed_over(monkeypatch):
+    lm = small()
+    before = lm.generate([65], max_new=8, temperature=0)
+    monkeypatch.setattr(TernaryFFN, "forward", lambda self, y, state=None: 0 * y)
+    assert lm.fast_form() is lm
+    assert lm.generate([65], max_new=8, temperature=0) == plain(
+        lm, [65], max_new=8, temperature=0
+    )
+    monkeypatch.undo()
+    assert isinstance(lm.fast_form(), Prepared)
+    assert lm.generate([65], max_new=8, temperature=0) == before
 
 
 def test_other_kinds_of_model_write_by_themselves():

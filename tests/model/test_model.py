@@ -4,6 +4,7 @@ rule of the window.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,21 @@ def test_tokens_and_length_are_checked():
         lm(torch.zeros(1, 257, dtype=torch.long))
     with pytest.raises(TokenError, match="position 1"):
         lm.generate([1, 999])
+    for wrong in (torch.tensor([72, 105]), torch.zeros(1, 2, dtype=torch.uint8)):
+        with pytest.raises(TokenError, match="give .B, T. long") as caught:
+            lm(wrong)
+        assert str(wrong.dtype) in caught.value.problem
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, bytes, tuple])
+def test_what_is_generated_are_plain_numbers(kind):
+    lm = tiny()
+    alone = lm.generate([72, 105], max_new=3, temperature=0)
+    for found in (
+        lm.generate(kind([72, 105]), max_new=3, temperature=0),
+        lm.generate([list(kind([72, 105]))], max_new=3, temperature=0)[0],
+    ):
+        assert found == alone and {type(byte) for byte in found} == {int}
 
 
 # The window

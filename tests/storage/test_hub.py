@@ -54,7 +54,8 @@ class Hub(BaseHTTPRequestHandler):
             name = f"{about.get('organization') or 'me'}/{about['name']}"
             if name not in self.repositories:  # one that exists stays what it is
                 self.repositories[name] = {}
-                if about.get("private"):
+                # the library says it in one way or the other, by its version
+                if about.get("private") or about.get("visibility") == "private":
                     self.private.add(name)
             return self.answer(
                 {"url": f"http://{self.headers['Host']}/{name}", "name": name}

@@ -184,6 +184,20 @@ def test_the_bill_ticks():
     assert bill.text(840, 0.2) == "$0.42 of about $2.10" and bill.text(60, 0) == "$0.03"
 
 
+def test_a_bill_goes_on_from_what_the_parts_before_have_cost():
+    """Ten hours at 0.40, then one at 3.00 on two cards."""
+    bill = Bill(3.00, max_dollars=10)
+    bill.go_on({"usd": 4.0, "wall_s": 36_000}, processes=2)
+    assert bill.spent(0) == 4 and bill.spent(2 * 3600) == 10
+    assert not bill.is_over(7199) and bill.is_over(7200)
+    old = Bill(3.00)  # the first checkpoints did not keep it: today's price
+    old.go_on({"wall_s": 3600}, processes=2)
+    assert old.spent(0) == 6
+    free = Bill(None)
+    free.go_on({"usd": None, "wall_s": 3600}, processes=1)
+    assert free.spent(60) is None
+
+
 def test_without_a_price_there_is_no_bill():
     bill = Bill(None)
     assert (

@@ -1,5 +1,7 @@
 """What a run goes on from: what is gone or damaged, and what must not be mixed."""
 
+import time
+
 import pytest
 import torch
 from test_train import shards, small  # noqa: F401  (a fixture)
@@ -7,7 +9,8 @@ from test_train import shards, small  # noqa: F401  (a fixture)
 from tilelli_nb import TilelliLM
 from tilelli_nb.chat.rows import ChatRows
 from tilelli_nb.errors import DataError, TrainingError
-from tilelli_nb.storage.checkpoint import written_in
+from tilelli_nb.storage.checkpoint import read_tensors, written_in
+from tilelli_nb.training.clock import Clock
 from tilelli_nb.training.loop import train
 
 STILL = {"lr": 1e-12, "qk_scale": 0.5}  # what changes is the softening alone
@@ -105,3 +108,37 @@ def test_text_and_conversations_are_not_mixed(tmp_path, shards):  # noqa: F811
     train(small(), shards, tmp_path / "text", stop_at=4, progress=False)
     with pytest.raises(TrainingError, match="text holds a run of kind train, not sft"):
         train(small(), chats, tmp_path / "text", resume=True, progress=False)
+
+
+def test_a_run_that_goes_on_keeps_its_bill_and_takes_in_notes(tmp_path, shards):  # noqa: F811
+    options = {"progress": False, "notes": "The first."}
+    out = tmp_path / "run"
+    train(small(), shards, out, usd_per_hour=1e6, stop_at=2, **options)
+    path = out / "checkpoints" / "step-00000002.safetensors"
+    spent = read_tensors(path)[1]["usd"]
+    assert spent > 0
+    record = train(
+        small(),
+        shards,
+        out,
+        resume=True,
+        usd_per_hour=0.0,
+        progress=False,
+        notes="A cheaper machine.",
+    )
+    assert record["usd"] == spent  # what the second part cost is nothing
+    assert record["notes"] == "The first. A cheaper machine."
+    again = train(small(), shards, out, resume=True, **options)
+    assert again["notes"] == record["notes"]
+
+
+def test_the_clock_knows_this_part_from_all():
+    clock = Clock()
+    clock.go_on(wall_s=100.0, train_s=80.0)
+    with clock.aside():
+        time.sleep(0.02)
+    part = clock.part_seconds()
+    assert 0.02 < part < 50 and clock.seconds() - 100 == pytest.approx(part, abs=0.01)
+    trained = clock.part_training_seconds()
+    assert trained < part - 0.02 + 0.01
+    assert clock.training_seconds() - 80 == pytest.approx(trained, abs=0.01)

@@ -21,6 +21,7 @@ from tilelli_nb import TilelliLM, prepare_shards
 from tilelli_nb.data.stories import stories
 from tilelli_nb.errors import TrainingError
 from tilelli_nb.storage.checkpoint import read_tensors
+from tilelli_nb.training import loop
 from tilelli_nb.training.guard import ROW, LossGuard
 from tilelli_nb.training.loop import train
 from tilelli_nb.training.resuming import branch
@@ -240,6 +241,78 @@ def test_a_run_that_has_gone_back_can_be_finished_by_another(tmp_path, shards):
     assert (
         json.loads((tmp_path / "end" / "results.json").read_text())["went_back"] == []
     )
+
+
+def test_a_branch_from_the_checkpoint_of_a_setback_has_nothing_to_note(
+    tmp_path, shards
+):
+    """The run that diverged twice is saved this way: its newest checkpoint is the one
+    that it went back to, and says so.
+    """
+    lm = small(steps=48, schedule="wsd", eval_every=24, checkpoint_every=8)
+    on_log = disturbing(lm, 10, poison, times=2)
+    with pytest.warns(UserWarning, match="back to"), pytest.raises(TrainingError):
+        train(lm, shards, tmp_path / "run", progress=False, on_log=on_log)
+    lm = TilelliLM(branch(tmp_path / "run", tmp_path / "end", 6))
+    record = train(lm, shards, tmp_path / "end", resume=True, progress=False)
+    assert record["steps"] == 14 and record["finished"]
+    assert not any("went_back" in line for line in timeless(tmp_path / "end")[8:])
+
+
+def test_a_stop_in_a_row_of_high_losses_keeps_the_checkpoint_before_it(
+    tmp_path, shards
+):
+    lm = small(steps=24, eval_every=24, checkpoint_every=6, keep_checkpoints=1)
+    on_log = disturbing(lm, 10, shake)
+    train(lm, shards, tmp_path / "run", progress=False, on_log=on_log, stop_at=12)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [file.stem for file in sorted(folder.iterdir())] == [
+        "step-00000006",
+        "step-00000012",
+    ]
+    # so the run has something to go back to, once the row is five long
+    lm = small(steps=24, eval_every=24, checkpoint_every=6, keep_checkpoints=1)
+    with pytest.warns(UserWarning, match="back to the checkpoint of step 6"):
+        train(lm, shards, tmp_path / "run", resume=True, progress=False)
+
+
+def test_weights_are_looked_at_before_they_write_a_sample(
+    tmp_path, shards, monkeypatch
+):
+    """Also at a step that is logged: an update can break them after a good loss."""
+    update = loop.update
+    updates = []
+
+    def breaking(lm, *inputs, **options):
+        found = update(lm, *inputs, **options)
+        updates.append(found)
+        if len(updates) == 3:  # a sample is due at 10% of 24 steps
+            poison(lm.output.weight.data)
+        return found
+
+    monkeypatch.setattr(loop, "update", breaking)
+    lm = small(steps=24, eval_every=24, checkpoint_every=2, log_every=3)
+    with pytest.warns(UserWarning, match="no numbers after step 3: back to the ch"):
+        record = train(lm, shards, tmp_path / "run", progress=False)
+    assert record["finished"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({}, "a lower --lr (now 0.003), or"),
+        (
+            {"optimizer": "muon", "muon_lr": 0.02},
+            "a lower --lr (now 0.003) and train.muon_lr (now 0.02) in a YAML file, or",
+        ),
+    ],
+)
+def test_who_gives_up_names_the_rates_that_count(tmp_path, shards, settings, rates):
+    lm = small(steps=24, **settings)
+    on_log = disturbing(lm, 2, poison)
+    with pytest.raises(TrainingError) as caught:
+        train(lm, shards, tmp_path / "run", progress=False, on_log=on_log)
+    assert rates in caught.value.fix
 
 
 def test_killed_right_after_a_setback_it_leaves_no_trace(tmp_path, shards):

@@ -19,6 +19,7 @@ from torch._inductor.exc import InductorError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tilelli_nb import TilelliLM, load_config, prepare_shards
+from tilelli_nb.cli.launch import micro_batch
 from tilelli_nb.errors import ConfigError, DataError, MissingDependency, TrainingError
 from tilelli_nb.extras import loggers as watch
 from tilelli_nb.model.router import Router
@@ -466,17 +467,16 @@ def test_watchers_get_every_number_under_a_name(tmp_path, monkeypatch):
         log=lambda values, step: logged.append((about, values, step))
     )
     monkeypatch.setitem(sys.modules, "wandb", bias)
-    watch.weights_and_biases("book", "run", {"a": 1})(LINE)
-    assert logged == [
-        (
-            {"project": "book", "name": "run", "config": {"a": 1}, "resume": "allow"},
-            NAMED,
-            3,
-        )
-    ]
+    on_log = watch.weights_and_biases("book", tmp_path)
+    # not before there is a run in the folder
+    record = {"name": "run", "run_id": "abc", "config": {"a": 1}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    on_log(LINE)
+    about = {"project": "book", "name": "run", "id": "abc", "config": {"a": 1}}
+    assert logged == [(about | {"resume": "allow"}, NAMED, 3)]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingDependency, match="--wandb"):
-        watch.weights_and_biases("book", "run", {})
+        watch.weights_and_biases("book", tmp_path)
 
 
 def test_a_finished_run_says_how_long_it_waited_for_data(tmp_path, shards):
@@ -485,3 +485,33 @@ def test_a_finished_run_says_how_long_it_waited_for_data(tmp_path, shards):
         "data_wait_share"
     ]
     assert 0 <= share < 1 and math.isfinite(share)
+
+
+class BrokenKernel(Exception):
+    """As Triton would raise it."""
+
+
+BrokenKernel.__module__ = "triton.compiler"
+
+
+def broken(*inputs, **options):
+    raise BrokenKernel("no such instruction")
+
+
+def test_a_kernel_that_fails_in_a_trial_is_explained(monkeypatch, tmp_path, shards):
+    """What fits, and how long a step takes, is tried before the run begins."""
+    monkeypatch.setattr("tilelli_nb.cli.launch.fit_micro_batch", broken)
+    with pytest.raises(TrainingError, match="a Triton kernel failed"):
+        micro_batch("auto", None, 4, "bf16")
+    monkeypatch.setattr("tilelli_nb.training.loop.steps_in", broken)
+    with pytest.raises(TrainingError, match="a Triton kernel failed"):
+        train(small(), shards, tmp_path / "run", minutes=1, progress=False)
+
+
+def test_a_device_with_a_number_becomes_the_current_one(monkeypatch):
+    """Triton launches on that one, wherever the tensors are."""
+    current = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
+    assert Processes("cuda:1").device == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
