@@ -228,10 +228,11 @@ def test_a_saved_model_is_not_left_with_the_gate_of_another(tmp_path):
     lm = tiny(dtype=torch.float32, d_model=16, n_heads=2, n_blocks=1)
     gate = Gate("margin", 0.625)
     for save in (lm.save_pretrained, lm.save_packed):
-        save(tmp_path / "model", gate=gate)
-        assert read_gate(tmp_path / "model") == gate
-        save(tmp_path / "model")
-        assert read_gate(tmp_path / "model") is None
+        folder = tmp_path / save.__name__
+        save(folder, gate=gate)
+        assert read_gate(folder) == gate
+        save(folder)
+        assert read_gate(folder) is None
 
 
 def test_a_gate_lies_beside_its_model(tmp_path):

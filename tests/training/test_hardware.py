@@ -469,8 +469,8 @@ def test_watchers_get_every_number_under_a_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", bias)
     on_log = watch.weights_and_biases("book", tmp_path)
     # not before there is a run in the folder
-    record = {"name": "run", "run_id": "abc", "config": {"a": 1}}
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    record = records.new_record("run", "train", config={"a": 1}, run_id="abc")
+    (tmp_path / "run.json").write_bytes(records.dumps(record))
     on_log(LINE)
     about = {"project": "book", "name": "run", "id": "abc", "config": {"a": 1}}
     assert logged == [(about | {"resume": "allow"}, NAMED, 3)]

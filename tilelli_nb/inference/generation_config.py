@@ -71,12 +71,12 @@ def to_values(defaults: dict[str, Any]) -> dict[str, Any]:
                 f"sampling_defaults holds {name!r}",
                 f"its keys are {', '.join(NAMES.values())}",
             )
-    is_random = Sampling(**defaults).temperature > 0
+    is_random = bool(Sampling(**defaults).temperature > 0)  # NumPy's are no JSON
     values: dict[str, Any] = {"do_sample": is_random}
     for theirs, ours in NAMES.items():
         # other programs do not take 0 for greedy: do_sample has said it
         if ours in defaults and (ours != "temperature" or is_random):
-            number = defaults[ours]  # NumPy's are no JSON
+            number = defaults[ours]
             values[theirs] = (
                 int(number) if isinstance(number, Integral) else float(number)
             )
