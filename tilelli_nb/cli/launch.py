@@ -85,20 +85,7 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
         settings, out = finishing(options, processes)
     else:
         settings, out = beginning(options)
-    if settings.train.text_weight != 1.0:
-        raise ConfigError(
-            f"train.text_weight = {settings.train.text_weight} in pretraining",
-            "leave it out: it weighs the text against the answers in tilelli sft",
-        )
-    if options.init is not None and same_place(options.init, out):
-        raise ConfigError(
-            f"--init and --out are both {out}",
-            "choose another --out: the model there would be overwritten",
-        )
-    # With --decay-from, --steps are those behind the run that is finished.
-    if options.resume and options.decay_from is None:
-        check_steps(options.steps, out)
-        check_start(options.init, out)
+    check_options(options, settings, out)
     lm = TilelliLM(settings).to(processes.device)
     # each process holds its share of the batch; rounded up, since one may hold more
     rows = -(-settings.train.batch // processes.world)
@@ -135,6 +122,26 @@ def launch(options: TrainOptions) -> tuple[dict[str, Any] | None, Path]:
             on_log=on_log,
         )
     return (record if processes.is_first else None), out
+
+
+def check_options(options: TrainOptions, settings: Config, out: Path) -> None:
+    """Raises ConfigError for what would be without effect, would overwrite the model
+    that the run begins with, or differs from the run that goes on.
+    """
+    if settings.train.text_weight != 1.0:
+        raise ConfigError(
+            f"train.text_weight = {settings.train.text_weight} in pretraining",
+            "leave it out: it weighs the text against the answers in tilelli sft",
+        )
+    if options.init is not None and same_place(options.init, out):
+        raise ConfigError(
+            f"--init and --out are both {out}",
+            "choose another --out: the model there would be overwritten",
+        )
+    # With --decay-from, --steps are those behind the run that is finished.
+    if options.resume and options.decay_from is None:
+        check_steps(options.steps, out)
+        check_start(options.init, out)
 
 
 def saved_record(train: Callable[..., dict], *inputs: Any, **options: Any) -> dict:
