@@ -34,6 +34,7 @@ from tilelli_nb.training.batches import Prefetch  # noqa: E402
 from tilelli_nb.training.cpu_tuning import keep_freed_memory  # noqa: E402
 from tilelli_nb.training.distributed import Processes, best_device  # noqa: E402
 from tilelli_nb.training.optimizer import make_optimizer, update  # noqa: E402
+from tilelli_nb.training.precision import choose_precision  # noqa: E402
 
 
 def stepper(config: Config, shards: Shards, device: str) -> Callable[[], torch.Tensor]:
@@ -42,16 +43,20 @@ def stepper(config: Config, shards: Shards, device: str) -> Callable[[], torch.T
     """
     keep_freed_memory()
     lm, c, cuda = TilelliLM(config).to(device).train(), config.train, device == "cuda"
-    optimizer, terms = (
-        make_optimizer(lm, c),
-        Processes(device).loss_terms(lm, compiled=cuda),
-    )
+    precision = choose_precision(c.precision, torch.device(device))  # as train() does
+    optimizer = make_optimizer(lm, c, precision)
+    terms = Processes(device).loss_terms(lm, compiled=cuda)
     batches = Prefetch(
         lambda generator: shards.batch(c.batch, config.model.context, generator),
         torch.Generator().manual_seed(0).get_state(),
         pin=cuda,
     )
-    return lambda: update(lm, optimizer, batches.next(), c, c.lr, terms)["loss"]
+
+    def step() -> torch.Tensor:
+        batch = batches.next()
+        return update(lm, optimizer, batch, c, c.lr, terms, precision)["loss"]
+
+    return step
 
 
 def measure(

@@ -162,7 +162,7 @@ def conversations(judged: dict[str, list[Judged]]) -> list[dict[str, Any]]:
     each = SHOWN // len(judged)
     shown = []
     for name, found in judged.items():
-        for one in dice.sample(found, each):
+        for one in dice.sample(found, min(each, len(found))):
             shown.append(
                 {
                     "set": name,

@@ -94,17 +94,22 @@ def instructions(compiled) -> Counter:
     return Counter(name for name in names if name not in ("NOP", "BRA"))
 
 
+def by_kind(counts: Counter) -> dict[str, int]:
+    """How many instructions each of KINDS has, by how their names begin."""
+    found = dict.fromkeys(KINDS, 0)
+    for name, count in counts.items():
+        for kind, pattern in KINDS.items():
+            if re.match(pattern, name):
+                found[kind] += count
+    return found
+
+
 def selection(kernel, capability: int) -> dict:
     """One way of selecting on one architecture."""
     sizes = SIZES | {"num_warps": THREADS // 32, "num_stages": 1}
     compiled, seconds = compile_for(kernel, capability, sizes)
     counts = instructions(compiled)
-    kinds = {
-        kind: sum(
-            n for name, n in counts.items() if re.fullmatch(pattern + r"\w*", name)
-        )
-        for kind, pattern in KINDS.items()
-    }
+    kinds = by_kind(counts)
     total = sum(counts.values())
     used = usage(compiled)
     return {

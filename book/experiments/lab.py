@@ -58,6 +58,7 @@ from lab_study import (
     load_study,
     tuning_jobs,
 )
+from tilelli_nb.config import Config
 from tilelli_nb.data.shards import Shards
 from tilelli_nb.errors import ConfigError, TilelliError
 from tilelli_nb.files import write_atomic
@@ -93,7 +94,8 @@ class Lab:
         if not (folder / "results.json").is_file():
             return False
         record = records.load_record(folder)
-        same = record["config"] == job.config.to_dict()
+        # read as a configuration: older records lack the newest settings
+        same = Config.from_dict(record["config"]) == job.config
         same &= read(folder)["variants"] == list(job.variants)
         same &= record["data"]["sha256"] == self.shards.describe()["sha256"]
         if not same:

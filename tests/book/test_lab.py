@@ -270,6 +270,21 @@ def test_a_budget_that_is_spent_stops_and_the_next_one_goes_on(shards, file, tmp
     assert (tmp_path / "lab-tiny" / "results.json").is_file()
 
 
+def test_a_record_from_before_a_setting_there_is_now_is_passed_over(done, shards):
+    """As those of the book are, which know nothing of softening."""
+    out, _ = done
+    path = out / "lab-tiny" / "full-s1" / "run.json"
+    before = path.read_text()
+    record = json.loads(before)
+    job = lab_study.Job(
+        "tiny", "full-s1", "full", Config.from_dict(record["config"]), ()
+    )
+    del record["config"]["train"]["qk_scale"]
+    path.write_text(json.dumps(record))
+    assert a_lab(shards, out).is_done(job)
+    path.write_text(before)
+
+
 def test_a_record_of_other_settings_is_refused(done, shards, tmp_path):
     out, _ = done
     path = tmp_path / "tiny.yaml"

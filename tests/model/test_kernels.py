@@ -7,6 +7,7 @@ tests/slow/kernel_grid.py runs `agrees` over the whole grid of shapes.
 import os
 import subprocess
 import sys
+from collections import Counter
 from itertools import count
 from pathlib import Path
 
@@ -577,3 +578,13 @@ def test_the_kernels_compile_for_real_cards():
             "conv_backward_kernel",
         )
     }
+
+
+def test_instructions_are_counted_by_how_their_names_begin():
+    """IADD3 is an addition too, of three numbers."""
+    from kernel_selection import by_kind
+
+    names = {"IADD3": 5, "VIADD": 2, "LEA": 1, "FMNMX3": 7, "ISETP": 4, "MOV": 9}
+    found = by_kind(Counter(names))
+    assert found["count"] == 8 and found["comparison"] == 4
+    assert found["larger or smaller of two"] == 7 and sum(found.values()) == 19
