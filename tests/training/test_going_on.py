@@ -12,6 +12,7 @@ from tilelli_nb.errors import DataError, TrainingError
 from tilelli_nb.storage.checkpoint import read_tensors, written_in
 from tilelli_nb.training.clock import Clock
 from tilelli_nb.training.loop import train
+from tilelli_nb.training.resuming import add_notes
 
 STILL = {"lr": 1e-12, "qk_scale": 0.5}  # what changes is the softening alone
 
@@ -130,6 +131,24 @@ def test_a_run_that_goes_on_keeps_its_bill_and_takes_in_notes(tmp_path, shards):
     assert record["notes"] == "The first. A cheaper machine."
     again = train(small(), shards, out, resume=True, **options)
     assert again["notes"] == record["notes"]
+
+
+@pytest.mark.parametrize(
+    ("before", "notes", "after"),
+    [
+        ("", "New.", "New."),
+        ("One. Two.", "One.", "One. Two."),
+        ("One. Two.", "One", "One. Two. One"),  # a part of a word is not there
+        ("One.", "", "One."),
+    ],
+)
+def test_notes_are_added_once(before, notes, after):
+    record = {"notes": before, "finished": None}
+    add_notes(record, notes)
+    assert record["notes"] == after
+    done = {"notes": before, "finished": "2026-11-29T18:00:00Z"}
+    add_notes(done, notes)
+    assert done["notes"] == before
 
 
 def test_the_clock_knows_this_part_from_all():

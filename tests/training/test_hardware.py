@@ -511,7 +511,11 @@ def test_a_kernel_that_fails_in_a_trial_is_explained(monkeypatch, tmp_path, shar
 def test_a_device_with_a_number_becomes_the_current_one(monkeypatch):
     """Triton launches on that one, wherever the tensors are."""
     current = []
+
+    def set_device(device):  # as PyTorch's: a device without a number is an error
+        current.append(torch.cuda._get_device_index(device))
+
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.set_device", current.append)
-    assert Processes("cuda:1").device == torch.device("cuda:1")
-    assert current == [torch.device("cuda:1")]
+    monkeypatch.setattr("torch.cuda.set_device", set_device)
+    assert Processes("cuda").device == torch.device("cuda") and current == []
+    assert Processes("cuda:1").device == torch.device("cuda:1") and current == [1]

@@ -99,7 +99,7 @@ class Processes:
         self.device = device_of(device)
         if self.world > 1 and self.device.type == "cuda":
             self.device = device_of(f"cuda:{local_rank}")
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.device.index is not None:
             # Triton launches its kernels on the device that is current.
             torch.cuda.set_device(self.device)
         if self.world == 1:

@@ -33,6 +33,7 @@ from .precision import choose_precision
 from .progress import Pace, introduction, progress_bar, write_sample
 from .resuming import (
     JSONL_FILES,
+    add_notes,
     check_kind,
     check_limits,
     check_same_run,
@@ -237,8 +238,7 @@ class Run:
             self.config, self.precision = settings_to_resume(self.record, self.config)
             keep_threads(self.record)
             self.shards = self.opened.as_described(self.record["data"])
-            if notes not in self.record["notes"]:
-                self.record["notes"] = f"{self.record['notes']} {notes}".strip()
+            add_notes(self.record, notes)
         elif any((self.out / "checkpoints").glob("step-*")):
             raise TrainingError(
                 f"{self.out.name} holds checkpoints of a run whose run.json is gone",

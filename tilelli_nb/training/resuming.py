@@ -46,6 +46,15 @@ def settings_to_resume(record: dict[str, Any], given: Config) -> tuple[Config, s
     return config, precision
 
 
+def add_notes(record: dict[str, Any], notes: str) -> None:
+    """Adds the notes of a command that resumes to the record of its run, unless they
+    are there. A record that is finished is left as it is.
+    """
+    is_there = f" {notes} " in f" {record['notes']} "  # as whole words
+    if notes and not is_there and not record["finished"]:
+        record["notes"] = f"{record['notes']} {notes}".strip()
+
+
 def check_limits(**limits: float | None) -> None:
     """Raises ConfigError for a limit that is zero, negative or no number."""
     for name, value in limits.items():
