@@ -59,6 +59,10 @@ def test_the_numbers_of_numpy_are_written_as_numbers(tmp_path):
     small(**values).save_pretrained(tmp_path / "model")
     written = json.loads((tmp_path / "model" / FILE).read_text())
     assert written["max_new_tokens"] == 7 and written["temperature"] == 0.25
+    small(top_k=None, top_p=0.5).save_pretrained(tmp_path / "none")  # no limit
+    assert TilelliLM.from_pretrained(tmp_path / "none").sampling_defaults == {
+        "top_p": 0.5
+    }
     with pytest.raises(GenerationError, match="holds 'top'"):
         small(top=3).save_pretrained(tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()  # said before anything is written

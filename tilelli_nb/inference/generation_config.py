@@ -74,12 +74,12 @@ def to_values(defaults: dict[str, Any]) -> dict[str, Any]:
     is_random = bool(Sampling(**defaults).temperature > 0)  # NumPy's are no JSON
     values: dict[str, Any] = {"do_sample": is_random}
     for theirs, ours in NAMES.items():
+        number = defaults.get(ours)
         # other programs do not take 0 for greedy: do_sample has said it
-        if ours in defaults and (ours != "temperature" or is_random):
-            number = defaults[ours]
-            values[theirs] = (
-                int(number) if isinstance(number, Integral) else float(number)
-            )
+        is_said = ours == "temperature" and not is_random
+        if number is None or is_said:  # None is no limit, and so is what is not there
+            continue
+        values[theirs] = int(number) if isinstance(number, Integral) else float(number)
     return values
 
 
