@@ -98,8 +98,8 @@ execute: $(READY) ## run the notebooks whose code changed, in place (NAMES=01 fo
 address: ## write the book's address everywhere (URL=https://HOST/OWNER/NAME), or take it out
 	@$(PY) book/tools/address.py $(URL)
 
-student: $(READY) ## write copies of the notebooks without the solutions into student/
-	@$(BIN)/python book/tools/build.py student
+student: $(READY) ## write copies of the notebooks without the solutions into student/ (NAMES=01 for one)
+	@$(BIN)/python book/tools/build.py student $(NAMES)
 
 train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"
@@ -142,7 +142,7 @@ oldest: ## tests of model, training and kernels with the oldest PyTorch that is 
 	  $(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install -q --disable-pip-version-check \
 	    "torch==$(OLD_TORCH).*" "numpy<2.4" safetensors pyyaml tqdm typer pyarrow scikit-learn pytest pytest-xdist; }
 	@$(OLDEST)/bin/python -c 'import torch, triton, numpy; print("PyTorch", torch.__version__, "Triton", triton.__version__)'
-	@PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -q -o addopts= -n $(WORKERS) --dist loadscope \
+	@PYTHONPATH="$(CURDIR)" $(OLDEST)/bin/python -m pytest -q -o addopts= -n $(WORKERS) --dist loadscope \
 	  tests/model tests/training tests/book/test_gpu_plan.py
 
 clean: ## remove what was built; the environment and trained runs stay

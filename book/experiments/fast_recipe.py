@@ -119,6 +119,12 @@ def run(name: str, steps: int, shards: Shards, out: Path) -> None:
     """Trains one recipe and keeps its record and curve."""
     target = out / f"recipe-{name}"
     if (target / "run.json").is_file():
+        kept = records.load_record(target)["config"]["train"]["steps"]
+        if kept != steps:
+            raise SystemExit(
+                f"{target} has {kept} steps, and these --seconds make {steps}\n"
+                "  What to do: choose another --out, or the --seconds of before"
+            )
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / target.name

@@ -233,8 +233,8 @@ def killed(r: Rehearsal, options: list) -> dict:
     r.start(*options, limit=300)
     r.kill_trainer()
     # it stops watching long before the end of the training
-    watched = 2 * r.pace() + 5
-    r.go(3 * watched, limit=300, insure=300 - watched)
+    watched = 1.5 * r.pace() + 5
+    r.go(2.5 * watched, limit=300, insure=300 - watched)
     insured, before = r.model_at_home("insured"), r.state()["step"]
     r.kill_trainer()
     r.finish(limit=300)

@@ -5,10 +5,10 @@ chat, evaluation, and a report of one page.
         [--chat-minutes 3] [--questions 100]
 
 Each stage prints the command that it runs, or says what it does, and leaves its results
-in --out. A stage that is done is passed over and a training run that was stopped goes on
-from its checkpoint, so the same command can be given again at any time. At the end,
-report.html stands beside the runs: every row of the published recipe, what came out here
-and the file that says so.
+in --out. A stage that is done is passed over, unless it was done with other options, and
+a training run that was stopped goes on from its checkpoint, so the same command can be
+given again at any time. At the end, report.html stands beside the runs: every row of the
+published recipe, what came out here and the file that says so.
 """
 
 import argparse
@@ -73,11 +73,24 @@ def tilelli(command: str, **options: Any) -> None:
         raise StageFailed(f"tilelli {command} ended with code {done.returncode}")
 
 
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The results of a stage: from its file, or made now and written there."""
-    if not path.is_file():
-        write_atomic(path, records.dumps(make()))
-    return json.loads(path.read_text(encoding="utf-8"))
+def kept(
+    path: Path, made_of: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The results of a stage: from its file if they were made of the same things (a
+    model, a number of questions), or made now and written there.
+    """
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("made_of") == made_of:
+            return found
+    found = {**make(), "made_of": made_of}
+    write_atomic(path, records.dumps(found))
+    return found
+
+
+def weights_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What tells the weights of a run from others."""
+    return {"run_id": record["run_id"], "steps": record["steps"]}
 
 
 def data(corpus: str) -> dict[str, Any]:
@@ -207,21 +220,33 @@ def main(given: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
-        found = {
-            "data": kept(args.out / "data.json", lambda: data(args.corpus)),
-            "pretrain": pretrain(args),
-            "chat": learn_to_chat(args),
-            "evaluation": kept(
-                args.out / "evaluation.json",
-                lambda: evaluate(args.out / "chat", args.questions),
-            ),
-            "running": kept(
-                args.out / "running.json", lambda: run_it(args.out / "pretrain")
-            ),
-        }
+        text = kept(
+            args.out / "data.json",
+            {"corpus": args.corpus},
+            lambda: data(args.corpus),
+        )
+        pretrained = pretrain(args)
+        taught = learn_to_chat(args)
+        evaluation = kept(
+            args.out / "evaluation.json",
+            {**weights_of(taught), "questions": args.questions},
+            lambda: evaluate(args.out / "chat", args.questions),
+        )
+        running = kept(
+            args.out / "running.json",
+            weights_of(pretrained),
+            lambda: run_it(args.out / "pretrain"),
+        )
     except StageFailed as reason:
         say(f"{reason}. The same command goes on from here.")
         return 1
+    found = {
+        "data": text,
+        "pretrain": pretrained,
+        "chat": taught,
+        "evaluation": evaluation,
+        "running": running,
+    }
     report = args.out / "report.html"
     curve = records.load_metrics(args.out / "pretrain")
     page = reproduce_report.page(found, curve, str(args.out))

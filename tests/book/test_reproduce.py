@@ -103,6 +103,25 @@ def test_the_same_command_again_trains_nothing(done, monkeypatch, capfd):
     assert [(out / "evaluation.json").stat().st_mtime_ns] == times
 
 
+def test_with_more_questions_the_evaluation_is_made_anew(done, monkeypatch):
+    """And with nothing else: the other stages are those of before."""
+    out, command, _ = done
+    before = {
+        name: (out / name).read_bytes() for name in ("evaluation.json", "running.json")
+    }
+    asked = []
+
+    def evaluate(folder, questions):
+        asked.append((folder, questions))
+        return json.loads(before["evaluation.json"])
+
+    monkeypatch.setattr(reproduce, "evaluate", evaluate)
+    assert reproduce.main([*command[:-1], "4"]) == 0
+    assert asked == [(out / "chat", 4)]
+    assert (out / "running.json").read_bytes() == before["running.json"]
+    (out / "evaluation.json").write_bytes(before["evaluation.json"])
+
+
 def test_a_stage_that_fails_ends_the_walk_and_says_how_to_go_on(
     tmp_path, monkeypatch, capsys
 ):

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,8 +125,10 @@ def main() -> None:
         )
         text_bytes = write_files(files, args.documents, args.seed)
         seconds = float(start(files, whole).communicate()[0])  # without the imports
-        kills = 0
+        kills = finished = 0
         while kills < args.kills:
+            if finished == 10:
+                raise SystemExit("too few documents to be stopped among: --documents")
             process, before = start(files, killed), len(list(killed.glob("*.bin")))
             while process.poll() is None and len(
                 list(killed.glob("*.bin"))
@@ -133,7 +136,11 @@ def main() -> None:
                 time.sleep(0.002)
             time.sleep(rnd.random() * 0.1)
             process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
+            if process.wait() == -signal.SIGKILL:
+                kills += 1
+            else:  # it was done before: from the beginning
+                finished += 1
+                shutil.rmtree(killed)
         assert start(files, killed).wait() == 0
         same = digests(whole) == digests(killed)
         results = {

@@ -98,6 +98,8 @@ def main() -> None:
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
         if not args.names or any(path.name.startswith(name) for name in args.names)
     ]
+    if not notebooks:
+        raise SystemExit(f"no notebook's name begins with {' or '.join(args.names)}")
     failed = []
     with tempfile.TemporaryDirectory() as place:
         subprocess.run(["git", "clone", "--quiet", ROOT, f"{place}/copy"], check=True)
