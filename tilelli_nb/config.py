@@ -109,7 +109,8 @@ class TrainConfig:
         above_zero = (
             "lr", "muon_lr", "qk_scale", "eps", "clip", "checkpoint_minutes"
         )  # fmt: skip
-        zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio", "beta1", "beta2")
+        zero_to_one = ("min_lr_ratio", "warmup_ratio", "decay_ratio")
+        below_one = ("beta1", "beta2")
         zero_or_more = ("weight_decay", "balance_weight", "text_weight")
         for name, value in asdict(self).items():
             if name in words:
@@ -121,6 +122,9 @@ class TrainConfig:
             elif name in zero_to_one:
                 is_right = 0 <= value <= 1
                 fix = "set it between 0 and 1"
+            elif name in below_one:
+                is_right = 0 <= value < 1
+                fix = "set it to 0 or more, below 1"
             elif name == "seed":
                 is_right = 0 <= value <= LARGEST_SEED
                 fix = "set it to 0 or more, up to 2**62"
@@ -182,12 +186,17 @@ class Config:
         )
 
 
+def config_names() -> list[str]:
+    """The configurations that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
 def load_config(name_or_path: str | Path) -> Config:
     """Reads a configuration of the package ("nano", "lite_10m", "vanilla_10m") or a
     YAML file. Raises ConfigError.
     """
     name = str(name_or_path)
-    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    known = config_names()
     path = FOLDER / f"{name}.yaml" if name in known else Path(os.path.expanduser(name))
     if not os.path.isfile(path):  # False also for what can be no path
         guess = difflib.get_close_matches(name, known, n=1)

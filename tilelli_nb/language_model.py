@@ -20,7 +20,7 @@ from .files import at_home, write_atomic
 from .inference import decoding, generation_config, packed
 from .inference.chatting import Gate, Talker, write_gate
 from .inference.prepared import Prepared
-from .model.network import Network, check_tokens
+from .model.network import Network, check_targets, check_tokens
 from .model.ternary import TernaryLinear
 from .storage import checkpoint, hub
 
@@ -81,7 +81,8 @@ class TilelliLM(Network, Talker):
         the global generator alone.
 
         Without `draw` there is only room for them, filled with whatever was there:
-        for who is about to call `load_weights`.
+        for who is about to call `load_weights`. Raises ConfigError for a seed that is
+        no whole number from 0.
         """
         super().__init__(config.model)
         self.config = config
@@ -102,11 +103,12 @@ class TilelliLM(Network, Talker):
 
         Targets of -100 are ignored. In train() the loss is cross-entropy plus the
         weighted balance term, in eval() cross-entropy alone. Raises TokenError for a
-        token outside 0..255 or more than `context` of them.
+        token or target that is no byte, or more than `context` of them.
         """
         if targets is None:
             return super().forward(x)
         check_tokens(x, self.context)
+        check_targets(targets, x)
         terms = self.loss_terms(x, targets)
         weight = self.config.train.balance_weight if self.training else 0.0
         return terms.objective(weight, terms.predicted, len(x))
@@ -185,7 +187,7 @@ class TilelliLM(Network, Talker):
     def from_pretrained(cls, name: str | Path) -> "TilelliLM":
         """Loads a bundled model ("tilelli/nano"), a folder (of save_pretrained,
         save_packed, a run) or a Hub id: in eval(), with the sampling defaults that lie
-        beside it.
+        beside it. Raises CheckpointError where there is none, or it is damaged.
         """
         folder = pretrained.resolve(name)
         lm = cls.from_tensors(*pretrained.load_model(folder))
@@ -275,7 +277,9 @@ class TilelliLM(Network, Talker):
     ) -> None:
         """Writes model.safetensors, config.json and, with sampling defaults,
         generation_config.json; `dtype` (e.g. torch.bfloat16) makes the file smaller. A
-        chat model may have a `gate`, for which there is gate.json.
+        chat model may have a `gate`, for which there is gate.json. Raises
+        CheckpointError for a packed model, GenerationError for sampling defaults that
+        cannot be.
         """
         if self.is_packed:
             raise CheckpointError(
@@ -303,7 +307,8 @@ class TilelliLM(Network, Talker):
 
         With a held-out `text`, the file notes the bits per byte before and after; None
         alone means that nothing is measured. Returns what it says about packing. Raises
-        TokenError for an empty text, before anything is written.
+        TokenError for an empty text, before anything is written, and CheckpointError
+        for a folder that holds the latent weights.
         """
         folder = at_home(folder)
         generation_config.to_values(self.sampling_defaults)  # raises before all writing

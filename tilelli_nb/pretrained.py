@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import Config
+from .config import Config, config_names
 from .errors import CheckpointError
 from .files import at_home
 from .inference.packed import CODES, trainable_weights
@@ -96,12 +96,22 @@ def resolve(name: str | Path) -> Path:
         return WEIGHTS / text.removeprefix("tilelli/")
     # the book's own names are never looked for on the Hub
     if text.startswith("tilelli/"):
+        near = difflib.get_close_matches(text, bundled, n=1)
         config = text.removeprefix("tilelli/").replace("-", "_")
+        # those of sft are not for `tilelli train`
+        if config in config_names() and not config.startswith("sft"):
+            fix = (
+                f"train it: `tilelli train --config {config} --corpus NAME`, "
+                "then load the run's folder"
+            )
+        elif near:
+            fix = f"did you mean {near[0]}?"
+        else:
+            fix = "use one of these, or the folder of a run"
         raise CheckpointError(
             f"{text} is not bundled with this version "
             f"(bundled: {', '.join(bundled) or 'none'})",
-            f"train it: `tilelli train --config {config} --corpus NAME`, "
-            "then load the run's folder",
+            fix,
         )
     path = at_home(name)
     # these two are False also for what can be no path

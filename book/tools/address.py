@@ -117,7 +117,9 @@ def write(url: str, root: Path = ROOT) -> list[str]:
                 raise SystemExit(f"{name} should hold this once, and does not:\n{old}")
             texts[path] = text.replace(old, new)
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        part = path.with_name(f"{path.name}.partial")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)  # an interrupted write leaves the old file
     return [path.relative_to(root).as_posix() for path in texts]
 
 

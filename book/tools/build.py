@@ -146,7 +146,11 @@ def carry(way, paths: list[Path], force: bool) -> int:
 
 
 def command_execute(args) -> int:
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.exceptions import (
+        CellExecutionError,
+        CellTimeoutError,
+        DeadKernelError,
+    )
 
     failed = 0
     for path in chosen(args.names, notebooks()):
@@ -156,7 +160,7 @@ def command_execute(args) -> int:
         try:
             execute(path)
             print(f"{path.stem}: executed")
-        except (CellExecutionError, CellTimeoutError) as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed = 1
             said = f"{path.stem}: stopped, the file is as it was\n{error}"
             print(said, file=sys.stderr)

@@ -100,9 +100,10 @@ def _assemble(scratch: Path) -> None:
         if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
             raise ValueError(f"{file} is not the file this book was tested with")
         _extract(archive, places, fresh)
-    (fresh / "contents.json").write_text(WANTED, encoding="utf-8")
     shutil.rmtree(VENDOR, ignore_errors=True)
     shutil.copytree(fresh, VENDOR)
+    # last: with it, present() takes the copies for whole
+    (VENDOR / "contents.json").write_text(WANTED, encoding="utf-8")
 
 
 def _extract(archive: Path, places: dict[str, str], target: Path) -> None:

@@ -73,12 +73,15 @@ def read_twin(twin: Path):
 
 
 def write_notebook(nb, path: Path) -> None:
-    """Validates, writes beside, then renames: an interrupted write leaves the old
-    notebook.
-    """
+    """Validates, then takes the place of the old notebook."""
     nbformat.validate(nb)
+    replace_text(path, nbformat.writes(nb) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes beside, then renames: an interrupted write leaves the old file."""
     part = path.with_suffix(".partial")
-    part.write_text(nbformat.writes(nb) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
@@ -128,6 +131,7 @@ def sync(twin: Path, force: bool = False) -> str:
     """
     path = notebook_of(twin)
     path.parent.mkdir(exist_ok=True)
+    written = twin.read_text(encoding="utf-8")
     nb = read_twin(twin)
     old = read_notebook(path) if path.exists() else nbformat.v4.new_notebook()
     both_agree = fingerprint(old) == fingerprint(nb)
@@ -142,8 +146,9 @@ def sync(twin: Path, force: bool = False) -> str:
     if not path.exists() or nbformat.writes(nb) != nbformat.writes(old):
         write_notebook(nb, path)
     text = text_form(nb)
-    if text != twin.read_text(encoding="utf-8"):
-        twin.write_text(text, encoding="utf-8")
+    # not over what an editor has saved meanwhile
+    if text != written and written == twin.read_text(encoding="utf-8"):
+        replace_text(twin, text)
     if changed:
         return f"{twin.stem}: {changed} of {len(nb.cells)} cells changed"
     return f"{twin.stem}: up to date"
@@ -182,7 +187,7 @@ def adopt(path: Path, force: bool = False) -> str:
                 "hand, or give up those of the text: "
                 f"python book/tools/build.py adopt --force {path.stem}"
             )
-    twin.write_text(text_form(nb), encoding="utf-8")
+    replace_text(twin, text_form(nb))
     agreed = {**nb.metadata.get("tilelli", {}), "text": fingerprint(nb)}
     nb.metadata["tilelli"] = nbformat.from_dict(agreed)
     write_notebook(nb, path)

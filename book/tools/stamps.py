@@ -2,9 +2,11 @@
 
 It covers the notebook's own code cells and the source of each module of `tilelli_nb`
 that they name: in an import, or as an attribute of the package
-(`show(tilelli_nb.ternarize)`), and the run records whose names, or patterns of names,
-stand in them as strings. A change in a module or record that a chapter does not name
-leaves the chapter fresh. Everything is read with `ast`; nothing is imported.
+(`show(tilelli_nb.ternarize)`), with the tables that lie beside these modules (facts,
+prices, configurations), and the run records and bundled models whose names, or patterns
+of names, stand in them as strings. A change in a module, record or model that a chapter
+does not name leaves the chapter fresh. Everything is read with `ast`; nothing is
+imported.
 """
 
 import ast
@@ -25,10 +27,14 @@ def stamp(nb, package: Path, runs: Path) -> str:
     digest = hashlib.sha256()
     for source in cells:
         digest.update(f"cell {len(source)}\n{source}\n".encode())
-    for module in sorted(modules(cells, package)):
+    named = sorted(modules(cells, package))
+    for module in named:
         path = package / f"{module.replace('.', '/')}.py"
         source = path.read_text(encoding="utf-8")
         digest.update(f"module {module} {len(source)}\n{source}\n".encode())
+    for path in sorted(tables(named, package) | models(cells, package)):
+        place = path.relative_to(package).as_posix()
+        digest.update(f"file {place}\n".encode() + path.read_bytes())
     for path in sorted(records(cells, runs)):
         place = path.relative_to(runs).as_posix()
         text = path.read_text(encoding="utf-8")
@@ -50,6 +56,36 @@ def records(cells: list[str], runs: Path) -> set[Path]:
     for folder in runs.glob("*"):
         if any(fnmatchcase(folder.name, pattern) for pattern in patterns):
             found.update(folder.glob("*.json*"))
+    return found
+
+
+def tables(named: list[str], package: Path) -> set[Path]:
+    """Returns the .yaml and .tsv files that modules read: those in their folder or in
+    one of their own name, and for `config` the configurations.
+    """
+    folders = set()
+    for module in named:
+        path = package / module.replace(".", "/")
+        folders.add(path)  # chat/facts/ belongs to chat/facts.py
+        if path.parent != package:
+            folders.add(path.parent)
+        if module == "config":
+            folders.add(package / "configs")
+    found = set()
+    for folder in folders:
+        found.update(folder.glob("*.yaml"), folder.glob("*.tsv"))
+    return found
+
+
+def models(cells: list[str], package: Path) -> set[Path]:
+    """Returns the files with weights of the bundled models that a string in the cells
+    names: `tilelli/nano`.
+    """
+    found = set()
+    for node in nodes(cells):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for name in re.findall(r"tilelli/([\w-]+)", node.value):
+                found.update((package / "weights" / name).glob("*.safetensors"))
     return found
 
 

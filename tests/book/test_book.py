@@ -388,6 +388,38 @@ def test_a_stamp_goes_stale_with_the_records_it_names(book):
     assert checks.is_stale(path)
 
 
+def test_a_stamp_goes_stale_with_tables_and_models_that_it_names(book):
+    """Facts, prices and configurations lie beside the code that reads them."""
+    path = book(
+        new_markdown_cell("# Title"),
+        new_code_cell(
+            "from tilelli_nb import config\nfrom tilelli_nb.model.conv import x\n"
+            "load('tilelli/nano')",
+            execution_count=1,
+        ),
+    )
+    package = path.parent.parent / "tilelli_nb"
+
+    def write(name):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(name)
+        return checks.is_stale(path)
+
+    assert not write("weights/nano-chat/model.safetensors")
+    assert not write("training/prices.yaml")
+    nb = pairs.read_notebook(path)
+    for name in (
+        "configs/nano.yaml",
+        "model/prices.yaml",
+        "model/conv/facts.tsv",
+        "weights/nano/model.safetensors",
+    ):
+        assert write(name), name
+        nb.metadata["tilelli"]["stamp"] = checks.stamp_of(path, nb)
+        pairs.write_notebook(nb, path)
+        assert not checks.is_stale(path)
+
+
 # --- sync and execute ---
 
 
@@ -395,6 +427,38 @@ def edit(path, old, new):
     twin = pairs.twin_of(path)
     twin.write_text(twin.read_text().replace(old, new))
     return pairs.sync(twin)
+
+
+def test_sync_does_not_write_over_what_is_saved_meanwhile(book, monkeypatch):
+    path = book(new_markdown_cell("# Title"), new_code_cell("one( )"))
+    twin = pairs.twin_of(path)
+    twin.write_text(twin.read_text().replace("one( )", "one( )  \n\n\n"))
+    meanwhile = twin.read_text() + "\nMore.\n"
+
+    def saved(nb):
+        twin.write_text(meanwhile)
+        return "another text\n"
+
+    monkeypatch.setattr(pairs, "text_form", saved)
+    pairs.sync(twin)
+    assert twin.read_text() == meanwhile
+
+
+def test_an_interrupted_write_of_a_text_leaves_the_old_one(book, monkeypatch):
+    path = book(new_markdown_cell("# Title"), new_code_cell("one()"))
+    twin = pairs.twin_of(path)
+    before = twin.read_text()
+    nb = pairs.read_notebook(path)
+    nb.cells[1].source = "two()"
+    pairs.write_notebook(nb, path)
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pairs.Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pairs.adopt(path, force=True)
+    assert twin.read_text() == before
 
 
 def test_sync_keeps_ids_and_the_outputs_of_cells_that_did_not_change(book):

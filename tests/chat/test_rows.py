@@ -149,6 +149,19 @@ def test_a_model_of_too_short_a_context_is_told_so(rows):
         rows.batch(8, 16, dice())
 
 
+def test_one_row_that_is_too_long_is_found_before_anything_is_trained(rows, tmp_path):
+    """Whichever rows the first batch draws."""
+    longest = max(len(ids) for ids, _ in rows.rows)
+    assert sum(len(ids) == longest for ids, _ in rows.rows) == 1
+    for seed in range(20):
+        with pytest.raises(DataError, match=f"of {longest} bytes, and a context of"):
+            rows.batch(1, longest - 1, dice(seed))
+    lm = TilelliLM(small().config.with_model(context=longest - 1))
+    with pytest.raises(DataError, match=f"a context of {longest - 1}"):
+        train(lm, rows, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_no_conversations_are_an_error(shards):  # noqa: F811
     with pytest.raises(DataError, match="no conversations"):
         ChatRows([], shards, "nothing")

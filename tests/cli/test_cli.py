@@ -328,6 +328,8 @@ def test_an_option_that_could_have_no_effect_is_refused(arguments, problem):
         (["train", "--corpus", "storys"], "stories"),
         (["train", "--corpus", "missing.txt"], "missing.txt"),
         (["generate", "--model", "tilelli/huge"], "tilelli/huge is not bundled"),
+        (["info", "tilelli/nano_chat"], "did you mean tilelli/nano-chat?"),
+        (["info", "tilelli/vanilla-10m"], "tilelli train --config vanilla_10m"),
         (
             ["generate", "hi", "--temperature", "-1"],
             "temperature is 0 (greedy) or more",

@@ -257,7 +257,16 @@ def test_jsonl(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ['{"text": "cut off', '{"body": "x"}', '["x"]', '{"text": 3}', "null"]
+    "line",
+    [
+        '{"text": "cut off',
+        '{"body": "x"}',
+        '["x"]',
+        '{"text": 3}',
+        "null",
+        '{"text": "x", "id": ' + "1" * 5000 + "}",
+    ],
+    ids=lambda line: line[:20],
 )
 def test_bad_jsonl_names_file_and_line(tmp_path, line):
     (tmp_path / "bad.jsonl").write_text(

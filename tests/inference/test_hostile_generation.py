@@ -52,6 +52,13 @@ def test_text_in_place_of_bytes_says_what_to_do(models):
         list(models["fp32"].stream("Once upon a time"))
 
 
+def test_a_prompt_that_can_be_read_only_once_is_read(models):
+    prompt = list(b"Once upon a time")
+    for lm in models.values():
+        wanted = list(lm.stream(prompt, max_new=5, seed=0, stop=()))
+        assert list(lm.stream(iter(prompt), max_new=5, seed=0, stop=())) == wanted
+
+
 def test_weights_that_are_not_numbers_are_named():
     lm = tiny(dtype=torch.float32)
     lm.output.weight.data[3, 0] = torch.nan

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tilelli_nb import TilelliLM, load_config
+from tilelli_nb.cli.models import pack
 from tilelli_nb.data.stories import stories
 from tilelli_nb.errors import CheckpointError, TokenError
 from tilelli_nb.inference.packed import CODES, ROWS, SCALE, draw_latent
@@ -76,6 +77,12 @@ def test_a_model_that_is_packed_again_keeps_what_was_measured(packed_nano, tmp_p
     same, noted = read_tensors(tmp_path / "model.safetensors")
     assert noted == metadata and same.keys() == tensors.keys()
     assert all(torch.equal(same[name], tensors[name]) for name in tensors)
+
+
+def test_the_command_keeps_what_was_measured(packed_nano, tmp_path):
+    pack(str(packed_nano[0]), tmp_path / "again", text=None)
+    _, noted = read_tensors(tmp_path / "again" / "model.safetensors")
+    assert noted["packed"] == packed_nano[1]
 
 
 def test_lite_10m_takes_at_most_4_6_megabytes(tmp_path):

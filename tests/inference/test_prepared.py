@@ -174,6 +174,21 @@ def test_what_was_prepared_does_not_change_when_the_model_does(kind):
     assert torch.equal(by_steps(model, ids), before)
 
 
+def test_a_block_that_keeps_another_number_does_so_in_its_prepared_form():
+    lm = tiny()
+    ids = random_ids(40)
+    as_configured = lm.prepare()(torch.tensor([ids]))
+    lm.blocks[0].attention.keep = 1
+    wanted = lm(torch.tensor([ids]))
+    prepared = lm.prepare()
+    assert (prepared(torch.tensor([ids])) - wanted).abs().max() < 1e-9
+    assert (as_configured - wanted).abs().max() > 1e-3
+    state = prepared.new_state()
+    for byte in ids:
+        logits = prepared.step(torch.tensor([byte]), state)
+    assert (logits - wanted[:, -1]).abs().max() < 1e-9
+
+
 def test_two_threads_give_what_one_gives():
     lm, ids = tiny(), random_ids(40)
     one = by_steps(lm.prepare(), ids)

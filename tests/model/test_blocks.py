@@ -136,6 +136,18 @@ def test_halves_round_to_even_and_zeros_stay_finite():
     assert codes.tolist() == [0, 0, 0] and scale.item() == pytest.approx(1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_scale_of_sixteen_bit_weights_is_computed_in_fp32(dtype):
+    w = draw(64, 65).to(dtype)
+    expected = np.abs(w.double().numpy()).mean()
+    codes, scale = ternarize(w)
+    assert codes.dtype == dtype and scale.dtype == torch.float32
+    assert scale.item() == pytest.approx(expected, rel=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, under_autocast = ternarize(w)
+    assert torch.equal(under_autocast, scale)
+
+
 def test_the_used_weight_has_three_values_and_its_zero_share():
     layer = TernaryLinear(50, 40)
     layer.weight.data = draw(40, 50).float()

@@ -110,6 +110,23 @@ def test_tokens_and_length_are_checked():
         with pytest.raises(TokenError, match="give .B, T. long") as caught:
             lm(wrong)
         assert str(wrong.dtype) in caught.value.problem
+    with pytest.raises(TokenError, match="no bytes to read"):
+        lm(torch.zeros(1, 0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("change", [256, -1, torch.int32, (1, 3)], ids=str)
+def test_targets_are_checked(change):
+    lm, x = tiny(), torch.tensor([[1, 2, 3, 4]])
+    targets = torch.tensor([[2, 3, 4, -100]])
+    assert lm(x, targets).isfinite()
+    if isinstance(change, int):
+        targets[0, 1], said = change, "neither a byte"
+    elif isinstance(change, tuple):
+        targets, said = targets[:, :3], r"shape \(1, 3\)"
+    else:
+        targets, said = targets.to(change), "torch.int32"
+    with pytest.raises(TokenError, match=said):
+        lm(x, targets)
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, bytes, tuple])
@@ -232,6 +249,7 @@ def test_probabilities_by_hand():
     assert take(temperature=1, top_p=0.65) == pytest.approx([4 / 7, 3 / 7, 0, 0])
     assert take(temperature=1, top_p=0.75) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0])
     assert take(temperature=1, top_p=1e-9) == pytest.approx([1, 0, 0, 0])
+    assert take(temperature=0) == [1, 0, 0, 0]
 
 
 def test_a_draw_is_the_draw_of_multinomial():

@@ -86,6 +86,19 @@ def test_an_answer_whose_cell_was_not_run_is_a_cross_that_says_so(capsys):
     assert out.startswith("✗ Bits") and "Has the cell that defines it been run?" in out
 
 
+def test_a_name_that_is_missing_inside_of_an_answer_is_no_cell_that_was_not_run(capsys):
+    def total(numbers):
+        for n in numbers:
+            found += n  # noqa: F821, F841
+        return found
+
+    exercises.check(
+        "Sum", (lambda: total([1]) == 1, "look again"), answer=lambda: total
+    )
+    out = " ".join(capsys.readouterr().out.split())
+    assert "UnboundLocalError" in out and "been run" not in out
+
+
 # comparisons
 
 

@@ -65,6 +65,7 @@ def test_numbers_that_yaml_reads_as_text_are_floats(tmp_path):
         ("train:\n  steps: -1\n", r"train\.steps = -1"),
         ("train:\n  lr: 0\n", r"train\.lr = 0"),
         ("train:\n  beta2: 1.5\n", r"train\.beta2 = 1\.5"),
+        ("train:\n  beta1: 1.0\n", r"train\.beta1 = 1\.0\n.*below 1"),
         ("train:\n  text_weight: -1.0\n", r"train\.text_weight = -1"),
         ("train:\n  qk_scale: 0.0\n", r"train\.qk_scale = 0"),
         ("model: 3\n", r"model = 3 is not a dict"),

@@ -80,7 +80,13 @@ def test_a_finished_record_is_never_touched(tmp_path, shards):
 
 
 @pytest.mark.parametrize(
-    "limit", [{"minutes": 0}, {"minutes": -1.0}, {"max_dollars": float("nan")}]
+    "limit",
+    [
+        {"minutes": 0},
+        {"minutes": -1.0},
+        {"minutes": float("inf")},
+        {"max_dollars": float("nan")},
+    ],
 )
 def test_limits_that_cannot_be_meant(tmp_path, shards, limit):
     name = next(iter(limit)).replace("_", "-")

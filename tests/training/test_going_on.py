@@ -1,15 +1,18 @@
 """What a run goes on from: what is gone or damaged, and what must not be mixed."""
 
+import json
 import time
 
 import pytest
 import torch
 from test_train import shards, small  # noqa: F401  (a fixture)
 
-from tilelli_nb import TilelliLM
+from tilelli_nb import TilelliLM, load_record, prepare_shards
 from tilelli_nb.chat.rows import ChatRows
-from tilelli_nb.errors import DataError, TrainingError
+from tilelli_nb.errors import ConfigError, DataError, TrainingError
+from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.checkpoint import read_tensors, written_in
+from tilelli_nb.training import loop
 from tilelli_nb.training.clock import Clock
 from tilelli_nb.training.loop import train
 from tilelli_nb.training.resuming import add_notes
@@ -37,6 +40,47 @@ def test_a_finished_run_without_checkpoints_keeps_all_it_has(tmp_path, shards): 
     trained = TilelliLM.from_pretrained(tmp_path / "run").state_dict()
     for name, tensor in lm.state_dict().items():
         assert torch.equal(tensor, trained[name])
+
+
+def test_what_is_refused_leaves_no_run_behind(tmp_path, shards):  # noqa: F811
+    with pytest.raises(ConfigError, match="--stop-at 99"):
+        train(small(), shards, tmp_path / "run", stop_at=99, progress=False)
+    few = prepare_shards(["one", "two", "three"], tmp_path / "few", "few")
+    with pytest.raises(DataError):
+        train(small(), few, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "run.json").exists()
+    train(small(), shards, tmp_path / "run", stop_at=2, progress=False)
+
+
+def test_a_run_that_was_finished_before_leaves_the_model_as_a_run_does(
+    tmp_path,
+    shards,  # noqa: F811
+):
+    lm = small()
+    for resume in (False, True):
+        train(lm, shards, tmp_path / "run", resume=resume, progress=False)
+        assert not lm.training
+
+
+def test_killed_between_its_last_two_files_a_run_is_finished_by_the_next_command(
+    tmp_path,
+    shards,  # noqa: F811
+    monkeypatch,
+):
+    def killed(path, data):
+        if path.name == "run.json" and (path.parent / "results.json").exists():
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    monkeypatch.setattr(loop, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), shards, tmp_path / "run", progress=False)
+    assert load_record(tmp_path / "run")["finished"] is None
+    monkeypatch.undo()
+    record = train(small(), shards, tmp_path / "run", resume=True, progress=False)
+    assert record["finished"] and record["val_bpb"] > 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["stopped_by"] is None
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(tmp_path, shards):  # noqa: F811

@@ -164,10 +164,12 @@ def test_bytes_of_short_and_long_answers_count_the_same_in_two_processes(tmp_pat
         {"WORLD_SIZE": "two"},
         {"WORLD_SIZE": "-1"},
         {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0"},
+        # another launcher's shell: nobody says where the processes meet
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
     ],
 )
 def test_variables_of_processes_that_do_not_fit(monkeypatch, variables):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -175,6 +177,15 @@ def test_variables_of_processes_that_do_not_fit(monkeypatch, variables):
         Processes("cpu")
     monkeypatch.setenv("WORLD_SIZE", "")
     assert Processes("cpu").world == 1
+
+
+@pytest.mark.parametrize("name", ["cpu:", "cuda:", "cpu:00", "tpu", "cpu:1:2", ""])
+def test_names_of_devices_that_are_none(name):
+    if not name:
+        assert Processes(name).device.type in ("cpu", "cuda", "mps")
+        return
+    with pytest.raises(ConfigError, match=f"--device {name}"):
+        Processes(name)
 
 
 def test_a_finished_run_whose_curve_is_gone_is_measured_again(tmp_path):

@@ -86,12 +86,13 @@ class ChatRows:
         # any of the eight, so that short and long rows are met equally often
         part = int(torch.randint(POOL, (), generator=generator, device="cpu"))
         chosen = [self.rows[number] for number in pool[part * rows : (part + 1) * rows]]
-        length = max(len(ids) for ids, _ in chosen)
-        if length > context:
+        # of all, not of these: the first batch says it, before anything is trained
+        if self.longest > context:
             raise DataError(
-                f"a conversation of {length} bytes, and a context of {context}",
+                f"a conversation of {self.longest} bytes, and a context of {context}",
                 "train a model of a longer context, such as nano",
             )
+        length = max(len(ids) for ids, _ in chosen)
         # behind its end a row is byte 0, and no place there has a target
         x = [F.pad(ids, (0, length - len(ids))) for ids, _ in chosen]
         targets = [
@@ -109,6 +110,11 @@ class ChatRows:
     def mean_length(self) -> float:
         """Bytes of a conversation, on average: asked for with each step."""
         return sum(len(ids) for ids, _ in self.rows) / len(self.rows)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest conversation."""
+        return max(len(ids) for ids, _ in self.rows)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -126,12 +126,14 @@ def score(
     """Says how many bits a model needs for each byte of a text: less is better, 8 is
     knowing nothing.
     """
+    from ..inference.sampling import window_stride
+
     lm = load(model, weights)
     text = read_text(file)
     # a number of bits means little without how it was measured
     context = lm.config.model.context
     if sliding:
-        way = f"a window that moves on by {context // 2}"
+        way = f"a window that moves on by {window_stride(context)}"
     else:
         way = f"chunks of {context}"
     typer.echo(

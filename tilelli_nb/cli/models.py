@@ -41,10 +41,10 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     lm = TilelliLM.from_tensors(tensors, metadata)
     folder = pretrained.resolve(model)
     lm.sampling_defaults = generation_config.read_defaults(folder)
-    # save_packed writes these two itself; all else that is known goes along
+    # save_packed writes the configuration itself; all else that is known goes along,
+    # also what was measured when a packed model was packed
     about = dict(metadata)
     about.pop("config", None)
-    about.pop("packed", None)
     note = lm.save_packed(out, measured, gate=read_gate(folder), **about)
     before = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
     after = (out / MODEL_FILE).stat().st_size

@@ -348,8 +348,9 @@ def read_jsonl(file: Path) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(text)
-            # RecursionError: thousands of brackets within each other
-            except (json.JSONDecodeError, RecursionError) as error:
+            # ValueError: also a number of thousands of digits; RecursionError:
+            # thousands of brackets within each other
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{file.name}, line {number} is not JSON",
                     "repair the line or delete it",

@@ -36,7 +36,9 @@ def prepare_shards(
     val_documents: Iterable[str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> "Shards":
-    """Writes `documents` as shards, each document followed by byte 0, and opens them.
+    """Writes `documents` as shards of about `shard_bytes`, each document followed by
+    byte 0, and opens them. `source` and `revision` say in the manifest where they are
+    from.
 
     About one document in twenty is held out by its hash, unless `val_documents` brings
     its own split. A writer that was killed goes on where its last commit was, given the
@@ -438,8 +440,8 @@ class Shards:
 
 
 def open_shards(folder: str | Path, verify: bool = True) -> Shards:
-    """Maps the shards of a folder into memory after checking size and sha256. Raises
-    DataError for an altered one.
+    """Maps the shards of a folder into memory after checking size and sha256 (the size
+    alone without `verify`). Raises DataError for an altered one.
     """
     folder = at_home(folder)
     manifest = read_manifest(folder)

@@ -49,7 +49,7 @@ class ByteTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Bytes that are not valid UTF-8 become U+FFFD, one per
-        broken sequence.
+        broken sequence. Raises TokenError for an id outside 0..255.
         """
         return self.to_bytes(ids).decode("utf-8", errors="replace")
 

@@ -137,10 +137,10 @@ def measure(
     `random_router_entropy_variance`.
     """
     columns: dict[str, list[float]] = {}
-    shuffled = with_random_router(lm, seed)
+    randomly_routed = with_random_router(lm, seed)
     for prompt in prompts:
         found = signals(lm, prompt, abstain) | controls(prompt, seed)
-        blind = signals(shuffled, prompt)
+        blind = signals(randomly_routed, prompt)
         for name in ("router_conf", "router_entropy_variance"):
             if name in blind:
                 found[f"random_{name}"] = blind[name]

@@ -76,10 +76,13 @@ def start_command(stop_after: float, train: str) -> str:
 
 def price_now(gpu: str, cloud: str) -> tuple[float | None, str]:
     """Returns dollars an hour (None: unknown) and who says so: RunPod when there is a
-    key, else the book's table.
+    key, else TILELLI_USD_PER_HOUR or the book's table.
     """
     if not os.environ.get("RUNPOD_API_KEY"):
-        source = "the book's table; RunPod itself is asked once RUNPOD_API_KEY is set"
+        source = "the book's table"
+        if os.environ.get("TILELLI_USD_PER_HOUR"):
+            source = "TILELLI_USD_PER_HOUR"
+        source += "; RunPod itself is asked once RUNPOD_API_KEY is set"
         return hourly_price(gpu), source
     found = ask("get_gpu", gpu)
     # the price of this minute; the table's is as old as the book

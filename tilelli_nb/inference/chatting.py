@@ -262,6 +262,7 @@ class Talker(Decoder):
         model's by turns. The reply's `text` is the answer.
 
         `settings` are temperature (0 unless given), seed, max_new and gate, as in a
-        Conversation.
+        Conversation. Raises GenerationError for a list that does not end with the
+        reader.
         """
         return chat(self, history, **settings)

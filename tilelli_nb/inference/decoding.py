@@ -77,7 +77,8 @@ def stream(lm, ids: Sequence[int], sampling: Sampling, row: int = 0) -> Iterator
             "a prompt is bytes, and this one is text",
             "encode it first: ByteTokenizer().encode(text)",
         )
-    ByteTokenizer().to_bytes(ids)  # a clear error for anything that is not a byte
+    # a clear error for anything that is not a byte; an iterator can be read only once
+    ids = ByteTokenizer().to_bytes(ids)
     if sampling.max_new == 0:
         return
     generator = sampling.generator(row)
@@ -211,7 +212,8 @@ class Decoder:
         `sampling`.
 
         A model on a CPU first makes a form of itself that is faster, and keeps it: see
-        `TilelliLM.fast_form`.
+        `TilelliLM.fast_form`. Raises TokenError for a prompt that is not bytes,
+        GenerationError for settings that cannot be.
         """
         sampling = self.sampling(max_new, temperature, top_k, top_p, seed, stop)
         return generate(self.fast_form(), ids, sampling)
@@ -226,7 +228,9 @@ class Decoder:
         seed: int | None = None,
         stop: Sequence[int] = (0,),
     ) -> Iterator[int]:
-        """Yields each new byte of one prompt as soon as it is drawn."""
+        """Yields each new byte of one prompt as soon as it is drawn. Raises as
+        `generate` does.
+        """
         sampling = self.sampling(max_new, temperature, top_k, top_p, seed, stop)
         return stream(self.fast_form(), ids, sampling)
 

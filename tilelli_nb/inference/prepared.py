@@ -189,6 +189,7 @@ class PreparedBlock:
         qkv = torch.cat([q * head_size**-0.5, k, v])
         self.fused = fuse(weights, qkv, block.ffn.up, block.router.weight)
         self.down = fuse(weights, block.ffn.down)
+        self.keep = block.attention.keep  # of this block: somebody may have set another
 
 
 class BlockMemory(NamedTuple):
@@ -370,7 +371,7 @@ class Prepared(Talker):
     @without_autocast
     def step_blocks(self, x_t: Tensor, position: int, cache: FastCache) -> Tensor:
         """Reads one byte through all the blocks: (B,) -> logits (B, 256)."""
-        keep, work = self.config.model.keep, cache.work
+        work = cache.work
         byte = self.token.index_select(0, x_t)  # (B, D)
         x = torch.add(byte, self.positions[position], out=work.x)
         for block, views in zip(self.blocks, cache.at(position), strict=True):
@@ -386,8 +387,8 @@ class Prepared(Talker):
             views.new_value.copy_(work.v)
             q = work.q_by_head()  # (B * H, 1, D_h)
             scores = torch.bmm(q, views.keys)  # (B * H, 1, position + 1)
-            if position >= keep:
-                kth = scores.topk(keep).values[..., -1:]
+            if position >= block.keep:
+                kth = scores.topk(block.keep).values[..., -1:]
                 scores.masked_fill_(scores < kth, -torch.inf)
             torch.bmm(scores.softmax(-1), views.values, out=work.attended)
             # dense: the GELU's two operations, and the way down
@@ -422,7 +423,7 @@ class Prepared(Talker):
                 cache.conv[i] = F.pad(sums, (0, 0, 0, unread)).transpose(0, 1)
                 cache.p[i] = p[:, -1]
             # topk_attention divides by sqrt(D_h), and these q have been divided
-            attended = topk_attention(q * q.shape[-1] ** 0.5, k, v, c.keep)
+            attended = topk_attention(q * q.shape[-1] ** 0.5, k, v, block.keep)
             attended = attended.transpose(1, 2).reshape(B, T, c.d_model)
             ffn = block.down(torch.addcmul(u, u, u.erf())).view(B, T, c.d_model)
             paths = torch.stack([sums[:, :T], attended, ffn], dim=2)  # (B, T, 3, D)

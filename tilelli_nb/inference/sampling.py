@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import GenerationError
@@ -113,8 +114,10 @@ class Sampling:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (256,) of the next byte -> probabilities (256,) after temperature, top-k
-    and top-p, in that order.
+    and top-p, in that order. At temperature 0 the largest has all.
     """
+    if sampling.temperature == 0:
+        return F.one_hot(logits.argmax(), len(logits)).double()
     logits = logits.detach().cpu().double()  # in this order: see in_float64
     # with none above 0, no temperature is too low
     logits = (logits - logits.max()) / sampling.temperature

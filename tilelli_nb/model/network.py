@@ -138,6 +138,11 @@ def check_tokens(x: Tensor, context: int) -> None:
             f"the bytes come as {x.dtype}, in the shape {tuple(x.shape)}",
             "give (B, T) long: torch.tensor([ids]) for one text",
         )
+    if x.shape[-1] == 0:
+        raise TokenError(
+            "there are no bytes to read",
+            "give at least one: a text begins with an implied byte 0",
+        )
     if x.shape[-1] > context:
         raise TokenError(
             f"{x.shape[-1]} bytes at once, but the model sees {context}",
@@ -152,6 +157,25 @@ def check_tokens(x: Tensor, context: int) -> None:
         raise TokenError(
             f"a token outside 0..255: they go from {low} to {high}",
             "encode text with ByteTokenizer",
+        )
+
+
+def check_targets(targets: Tensor, x: Tensor) -> None:
+    """Raises TokenError unless there is a target for each place of x: a byte, or IGNORE
+    where nothing is predicted.
+    """
+    if targets.shape != x.shape or targets.dtype != torch.long:
+        raise TokenError(
+            f"the targets come as {targets.dtype}, in the shape {tuple(targets.shape)}",
+            f"give long ones in the shape of x, {tuple(x.shape)}",
+        )
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    is_byte = (targets >= 0) & (targets < VOCAB)
+    if not (is_byte | (targets == IGNORE)).all():
+        raise TokenError(
+            "a target is neither a byte, 0..255, nor -100",
+            "set -100 where nothing is to be predicted, at padding for example",
         )
 
 

@@ -15,8 +15,8 @@ POWERS = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device="cpu")
 
 
 def ternarize(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes in {-1, 0, 1} (dtype of w) and the scale alpha = mean|w|, so that w is
-    roughly alpha * codes.
+    """Codes in {-1, 0, 1} (shape and dtype of w) and the scale alpha = mean|w|, a
+    scalar, so that w is roughly alpha * codes.
 
     Rounding is half to even; the scale is computed in fp32 or better. After Ma et al.
     2024, arXiv:2402.17764.

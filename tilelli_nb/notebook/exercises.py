@@ -88,11 +88,13 @@ def _failure(case) -> list[str] | None:
     try:
         if bool(test()):  # an array of several numbers raises here: a cross
             return None
-    except NameError as error:
-        lines.append(f"{_describe(error)}. Has the cell that defines it been run?")
     # a reader's code may raise anything; only an interrupt goes through
     except (Exception, SystemExit) as error:
-        lines.append(_describe(error))
+        said = _describe(error)
+        # not for its relative UnboundLocalError, whose name is in the cell itself
+        if type(error) is NameError:
+            said += ". Has the cell that defines it been run?"
+        lines.append(said)
     if hint:
         lines.append(f"hint: {hint}")
     return lines or ["not yet"]

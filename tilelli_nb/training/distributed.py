@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import threading
@@ -29,7 +30,7 @@ def device_of(name: str | None) -> torch.device:
     """
     name = name or best_device()
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+    if not re.fullmatch(r"(cpu|cuda|mps)(:(0|[1-9][0-9]*))?", name):
         raise ConfigError(f"--device {name}", "use cpu, cuda or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}
     count["mps"] = int(torch.backends.mps.is_available())
@@ -105,6 +106,12 @@ class Processes:
         if self.world == 1:
             return  # nobody to talk to
         if not dist.is_initialized():
+            if not os.environ.get("MASTER_ADDR"):
+                raise ConfigError(
+                    "WORLD_SIZE says that several processes train, and MASTER_ADDR "
+                    "does not say where they meet",
+                    "start them with torchrun, which sets both; or unset WORLD_SIZE",
+                )
             # Small agreements go through the CPU even where gradients go through GPUs.
             on_gpu = self.device.type == "cuda"
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")

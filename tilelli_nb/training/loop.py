@@ -38,7 +38,9 @@ from .resuming import (
     check_limits,
     check_same_run,
     check_stop,
+    facts_of_part,
     refuse_damaged,
+    refuse_leftovers,
     settings_to_resume,
     sole_writer,
     write_checkpoint,
@@ -81,9 +83,10 @@ def train(
     run = Run(lm, shards, at_home(out), device, prompt, on_log)
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
-        run.begin(resume, minutes, notes)
-        check_stop(stop_at, run.settings.steps)
-        if not run.record["finished"]:  # a finished record is never touched
+        run.begin(resume, minutes, notes, stop_at)
+        if run.record["finished"]:  # it is never touched
+            lm.eval()
+        else:
             run_steps(run, stop_at or run.settings.steps, compiled, progress)
             run.finish()
     if run.stopped_by == "SIGINT":
@@ -223,8 +226,12 @@ class Run:
 
     # Beginning and resuming
 
-    def begin(self, resume: bool, minutes: float | None, notes: str) -> None:
-        """Starts a new run in an empty folder, or goes on with the one in it."""
+    def begin(
+        self, resume: bool, minutes: float | None, notes: str, stop_at: int | None
+    ) -> None:
+        """Starts a new run in an empty folder, or goes on with the one in it. Nothing
+        is written before all is known to fit.
+        """
         # One process may see the file before the others do.
         exists = self.processes.any((self.out / "run.json").is_file())
         if exists and not resume:
@@ -239,17 +246,8 @@ class Run:
             keep_threads(self.record)
             self.shards = self.opened.as_described(self.record["data"])
             add_notes(self.record, notes)
-        elif any((self.out / "checkpoints").glob("step-*")):
-            raise TrainingError(
-                f"{self.out.name} holds checkpoints of a run whose run.json is gone",
-                "choose another --out; or, to give that run up, remove checkpoints/",
-            )
-        elif (self.out / checkpoint.MODEL_FILE).is_file():
-            raise TrainingError(
-                f"{self.out.name} holds a model already, which this run would replace",
-                "choose another --out",
-            )
         else:
+            refuse_leftovers(self.out)
             self.start_record(minutes, notes)
         # Made anew: load() then fills in the moments and the generator's state.
         self.optimizer = make_optimizer(self.lm, self.settings, self.precision)
@@ -260,6 +258,9 @@ class Run:
             soften_attention(self.lm, self.settings.qk_scale)
         if exists:
             self.load()
+        else:
+            self.draw(torch.Generator())  # raises where the text is too short
+        check_stop(stop_at, self.settings.steps)
         # a finished run is never touched
         if self.processes.is_first and not self.record["finished"]:
             write_atomic(self.out / "run.json", records.dumps(self.record))
@@ -487,12 +488,6 @@ class Run:
         if is_done:
             about = {"config": self.config.to_dict(), "val_bpb": self.final_bpb}
             self.lm.eval().save_pretrained(self.out, **about)
+        write_atomic(self.out / "results.json", records.dumps(facts_of_part(self)))
+        # last: once it says that the run is finished, nobody writes the others again
         write_atomic(self.out / "run.json", records.dumps(self.record))
-        results = {
-            "processes": self.processes.world,
-            "stopped_by": self.stopped_by,
-            "went_back": self.guard.setbacks,
-            "data_wait_share": self.batches.waited_s
-            / self.clock.part_training_seconds(),
-        }
-        write_atomic(self.out / "results.json", records.dumps(results))

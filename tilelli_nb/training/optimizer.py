@@ -179,7 +179,8 @@ def add_gradients(
             # Divided by the whole batch: the gradients of its parts add up.
             objective = terms.objective(config.balance_weight, predicted, len(x))
             (weight * objective).backward()
-        total["loss"] += terms.nats.detach() / predicted
+        # as in the objective: where nothing is predicted, 0
+        total["loss"] += terms.nats.detach() / (predicted + (predicted == 0))
         total["balance"] += terms.balance.detach() / len(x)
         total["router_use"] += terms.use / len(x)
     return total

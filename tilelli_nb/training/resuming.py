@@ -2,6 +2,7 @@
 another.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,9 +57,10 @@ def add_notes(record: dict[str, Any], notes: str) -> None:
 
 
 def check_limits(**limits: float | None) -> None:
-    """Raises ConfigError for a limit that is zero, negative or no number."""
+    """Raises ConfigError for a limit that is zero, negative, endless or no number."""
     for name, value in limits.items():
-        if value is not None and not value > 0:  # not even NaN is above 0
+        # NaN is not above 0 either
+        if value is not None and not 0 < value < math.inf:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} {value}", "give more than 0, or leave it out")
 
@@ -116,6 +118,20 @@ def recorded_precision(record: dict[str, Any]) -> str:
     if record.get("precision"):
         return record["precision"]
     return "bf16" if record["device"] == "cuda" else "fp32"
+
+
+def refuse_leftovers(out: Path) -> None:
+    """Raises TrainingError where a new run would overwrite what another one left."""
+    if any((out / "checkpoints").glob("step-*")):
+        raise TrainingError(
+            f"{out.name} holds checkpoints of a run whose run.json is gone",
+            "choose another --out; or, to give that run up, remove checkpoints/",
+        )
+    if (out / checkpoint.MODEL_FILE).is_file():
+        raise TrainingError(
+            f"{out.name} holds a model already, which this run would replace",
+            "choose another --out",
+        )
 
 
 def refuse_damaged(out: Path) -> None:
@@ -220,6 +236,17 @@ def _check_at_peak(name: str, step: int, settings: TrainConfig) -> None:
             "let it go on: its own command with --resume. --decay-from is for a run of "
             "schedule wsd, such as lite_10m_fast, between its warm-up and its decay",
         )
+
+
+def facts_of_part(run: Any) -> dict[str, Any]:
+    """Returns what results.json says of the part of a run that ends here."""
+    training_s = run.clock.part_training_seconds()
+    return {
+        "processes": run.processes.world,
+        "stopped_by": run.stopped_by,
+        "went_back": run.guard.setbacks,
+        "data_wait_share": run.batches.waited_s / training_s,
+    }
 
 
 def write_checkpoint(run: Any) -> None:
