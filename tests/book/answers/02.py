@@ -30,6 +30,10 @@ class documents_of:
         pieces = stream.split(b"\0")
         return [piece.decode(errors="replace") for piece in pieces if piece]
 
+    def wrong_loses_an_empty_end(stream):
+        pieces = stream.rstrip(b"\0").split(b"\0") if stream else []
+        return [piece.decode(errors="replace") for piece in pieces]
+
     def wrong_one_too_many(stream):
         return [piece.decode(errors="replace") for piece in stream.split(b"\0")]
 

@@ -56,6 +56,10 @@ class holds:
         won = [r for r, f in leads.items() if f and f[0] >= 0.02 and f[1] > 0]
         return len(won) >= 4
 
+    def wrong_only_near_misses_are_hard(leads):
+        won = [r for r, f in leads.items() if f and f[0] >= 0.02 and f[1] > 0]
+        return len(won) >= 4 and "neo" in won
+
     def wrong_no_interval(leads):
         won = [r for r, f in leads.items() if f and f[0] >= 0.02]
         return len(won) >= 4 and bool(set(won) & set(rule.HARD))
@@ -173,6 +177,19 @@ class calibration_error:
             sure = sum(confidence[i] for i in rows) / len(rows)
             found.append(abs(sure - sum(right[i] for i in rows) / len(rows)))
         return sum(found) / len(found)
+
+    def wrong_equal_cases_alone(confidence, right, bins):
+        groups = {}
+        for c, r in zip(confidence, right, strict=True):
+            groups.setdefault(c, []).append(r)
+        gaps = [abs(c * len(g) - sum(g)) for c, g in groups.items()]
+        return sum(gaps) / len(confidence)
+
+    def wrong_always_two_bins(confidence, right, bins):
+        groups = {}
+        for c, r in zip(confidence, right, strict=True):
+            groups.setdefault(c >= 0.5, []).append(c - r)
+        return sum(abs(sum(g)) for g in groups.values()) / len(confidence)
 
     def wrong_mean_of_bins(confidence, right, bins):
         groups = {}
