@@ -384,6 +384,7 @@ def odd_questions():
     draw = random.Random(5)
     for _ in range(150):
         yield "".join(draw.choices(pieces, k=draw.randrange(9)))
+    yield "a" * 50 + "\ufeff" + "x" * 157  # the last 160 bytes begin with a mark
 
 
 def test_a_conversation_becomes_the_same_bytes(engine):
@@ -532,6 +533,79 @@ def test_the_chat_tab_answers_and_doubts(page, server):
     assert violations(page, "#talk") == []
     page.get_by_role("button", name="Forget").click()
     assert log.inner_text().strip() == "" and page.errors == []
+
+
+def open_chat(page, server):
+    """The chat tab, in a page that keeps what is sent to its worker."""
+    page.add_init_script(
+        """window.sent = [];
+        const post = Worker.prototype.postMessage;
+        Worker.prototype.postMessage = function (message, ...more) {
+            window.sent.push(JSON.stringify(message));
+            return post.call(this, message, ...more);
+        };"""
+    )
+    open_talk(page, server)
+    page.get_by_role("tab", name="Chat").click()
+
+
+def ask_on_page(page, question):
+    page.get_by_label("Your question:").fill(question)
+    page.keyboard.press("Enter")
+
+
+def sent_with(page, question):
+    """What the worker was sent beside this question."""
+    (sent,) = [
+        message
+        for message in map(json.loads, page.evaluate("window.sent"))
+        if question in json.dumps(message)
+    ]
+    return json.dumps(sent)
+
+
+def test_each_chat_model_has_its_own_threshold(page, server, models):
+    open_chat(page, server)
+    listed = json.loads((models / "models.json").read_text())["models"]
+    chats = [model for model in listed if model["chat"]]
+    picker = page.locator("#panel-Chat").get_by_label("Model:")
+    slider = page.get_by_label("“I don't know” below:")
+    for place, model in enumerate(chats):
+        picker.select_option(index=place)
+        threshold = model["gate"]["threshold"] if model["gate"] else 0
+        assert float(slider.input_value()) == pytest.approx(threshold, abs=0.0051)
+    picker.select_option(index=0)
+    ask_on_page(page, "Who is Pip?")
+    page.wait_for_selector(".live-log meter")
+    # not the slider's, which has two digits
+    assert str(chats[0]["gate"]["threshold"]) in sent_with(page, "Who is Pip?")
+    assert page.errors == []
+
+
+def test_a_turn_that_was_forgotten_while_it_was_answered_stays_forgotten(page, server):
+    open_chat(page, server)
+    button = ".live-form .live-buttons button:first-child"
+    ask_on_page(page, "Who is Pip?")
+    page.get_by_role("button", name="Forget").click()  # the model is on its way
+    page.wait_for_selector(f"{button}:enabled")
+    ask_on_page(page, "What is a fox?")
+    page.wait_for_selector(".live-log meter")
+    page.wait_for_selector(f"{button}:enabled")
+    assert "Pip" not in sent_with(page, "What is a fox?")
+    ask_on_page(page, "And a dog?")
+    page.wait_for_selector(f"{button}:enabled")
+    assert "What is a fox?" in sent_with(page, "And a dog?")
+    assert page.errors == []
+
+
+@pytest.mark.parametrize(
+    "script, name", [("talk", "book/talk"), ("chapter", "notebooks/00_welcome")]
+)
+def test_scripts_that_do_not_load_leave_a_message(page, server, script, name):
+    server.instead[f"_static/live/{script}.js"] = None
+    page.goto(f"{server.address}/{name}.html", wait_until="commit")
+    page.wait_for_selector("text=could not be started")
+    assert page.errors == []
 
 
 def test_without_a_model_that_answers_there_is_no_chat_tab(page, server, models):

@@ -42,7 +42,7 @@ export function clean_question(question) {
   if (data.length > MAX_QUESTION) {
     let last = data.slice(-MAX_QUESTION);
     while (last[0] >> 6 === 0b10) last = last.slice(1); // the rest of a character
-    text = new TextDecoder().decode(new Uint8Array(last)).replace(/^ /, "");
+    text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(last)).replace(/^ /, "");
     notes = [...notes, `only the last ${MAX_QUESTION} bytes of the question were kept`];
   }
   if (text === "") notes = [...notes, "the question is empty"];

@@ -4,15 +4,14 @@ import { ask, stop } from "./model.js";
 import { REFUSAL } from "./chat.js";
 import { control, element, status_line } from "./view.js";
 
-/* Builds the conversation in `place`; model() is the one that is chosen now. Returns how to forget
-   all turns. */
+/* Builds the conversation in `place`; model() is the one that is chosen now. Returns what to do when
+   another one was chosen. */
 export function start_chat(place, model) {
-  const { gate } = model();
   const question = control("Your question:", "input", { type: "text", value: "", autocomplete: "off" });
   const heat = control("Temperature:", "input",
     { type: "range", min: 0, max: 1.5, step: 0.05, value: 0 }, (text) => Number(text).toFixed(2));
   const least = control("“I don't know” below:", "input",
-    { type: "range", min: 0, max: 1, step: 0.01, value: gate?.threshold ?? 0 },
+    { type: "range", min: 0, max: 1, step: 0.01, value: 0 },
     (text) => (Number(text) === 0 ? "never" : Number(text).toFixed(2)));
   const go = element("button", { type: "submit", class: "live-button" }, "Ask");
   const halt = element("button", { type: "button", class: "live-button", disabled: "", onclick: stop }, "Stop");
@@ -20,6 +19,7 @@ export function start_chat(place, model) {
   const log = element("div", { class: "live-paper live-log", role: "log", "aria-label": "The conversation", tabindex: 0 });
   const status = status_line();
   let history = [], seed = 0;
+  let is_moved = false; // the slider: until it is, the model's own threshold counts, which is finer
 
   async function run(event) {
     event.preventDefault();
@@ -29,7 +29,8 @@ export function start_chat(place, model) {
       element("b", {}, "TILELLI: "), answer, " ", about));
     question.input.value = "";
     go.disabled = true;
-    const threshold = Number(least.input.value);
+    const { gate } = model(), before = history;
+    const threshold = is_moved ? Number(least.input.value) : gate?.threshold ?? 0;
     const details = { question: asked, history, temperature: Number(heat.input.value), seed: seed++,
       gate: threshold > 0 ? { signal: gate?.signal ?? "margin", threshold } : null };
     const decoder = new TextDecoder();
@@ -49,7 +50,8 @@ export function start_chat(place, model) {
       });
       status.say(reply ? "" : "Stopped.");
       if (reply) finish(reply, answer, about);
-      history = [...history, [asked, answer.textContent]];
+      // forgotten meanwhile, it stays forgotten
+      if (history === before) history = [...before, [asked, answer.textContent]];
     } catch (error) {
       status.say(error.message, true);
     }
@@ -63,20 +65,32 @@ export function start_chat(place, model) {
     const said = [`sure ${reply.sure.toFixed(2)}`, ...reply.notes];
     if (reply.held_back) {
       answer.textContent = REFUSAL;
-      said.push(`held back: ${new TextDecoder().decode(new Uint8Array(reply.held_back))}`);
+      // as a stream: half a character at the end is left out
+      const held_back = new TextDecoder().decode(new Uint8Array(reply.held_back), { stream: true });
+      said.push(`held back: ${held_back}`);
     }
     const bar = element("meter", { min: 0, max: 1, value: reply.sure, "aria-label": "how sure the model was" });
     about.append(bar, " ", said.join("; "));
   }
 
-  function reset() {
+  function forget_all() {
     history = [];
     log.replaceChildren();
   }
 
-  forget.addEventListener("click", reset);
+  /* Another model has heard nothing yet, and has a threshold of its own. */
+  function begin() {
+    forget_all();
+    is_moved = false;
+    least.input.value = model().gate?.threshold ?? 0;
+    least.input.refresh();
+  }
+
+  forget.addEventListener("click", forget_all);
+  least.input.addEventListener("input", () => { is_moved = true; });
   const form = element("form", { class: "live-form", onsubmit: run }, question.row, heat.row, least.row,
     element("div", { class: "live-buttons" }, go, halt, forget), status.line);
   place.append(log, form);
-  return reset;
+  begin();
+  return begin;
 }

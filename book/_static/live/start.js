@@ -6,6 +6,7 @@
   const is_file = location.protocol === "file:";
   const serve = "This page was opened as a file, and a browser lets no file fetch a model: run make serve and open " +
     "http://127.0.0.1:8000/ instead.";
+  const failed = "What should be here could not be started: reload the page, or try a newer browser.";
 
   function note(text) {
     const line = document.createElement("p");
@@ -47,12 +48,14 @@
     }
     if (talk && is_file) talk.replaceChildren(note(serve));
     if (is_file) return;
-    if (talk) import(new URL("talk.js", here)).then((module) => module.start(talk));
+    if (talk) import(new URL("talk.js", here)).then((module) => module.start(talk))
+      .catch(() => talk.replaceChildren(note(failed)));
     for (const place of live) {
       // before the manager looks for it: it would draw the controls of JupyterLab
       place.id = JSON.parse(place.view.textContent).model_id;
       place.view.remove();
     }
-    if (live.length) import(new URL("chapter.js", here)).then((module) => module.start(live));
+    if (live.length) import(new URL("chapter.js", here)).then((module) => module.start(live))
+      .catch(() => live.forEach(({ box }) => box.replaceChildren(note(failed))));
   });
 })();

@@ -36,10 +36,11 @@ function tabs(panels) {
     Object.values(panels)[j].hidden = i !== j;
   });
   buttons.forEach((button, i) => button.addEventListener("click", () => choose(i)));
-  list.addEventListener("keydown", ({ key }) => {
+  list.addEventListener("keydown", (event) => {
     const now = buttons.indexOf(document.activeElement), last = buttons.length - 1;
-    const next = { ArrowRight: now === last ? 0 : now + 1, ArrowLeft: now === 0 ? last : now - 1, Home: 0, End: last }[key];
+    const next = { ArrowRight: now === last ? 0 : now + 1, ArrowLeft: now === 0 ? last : now - 1, Home: 0, End: last }[event.key];
     if (next === undefined) return;
+    event.preventDefault(); // Home and End would also scroll the page
     choose(next);
     buttons[next].focus();
   });
@@ -58,8 +59,7 @@ function chat_panel(models) {
   const models_row = picker(models);
   const box = element("div");
   const panel = element("div", {}, models_row.row, box);
-  const reset = start_chat(box, models_row.chosen);
-  models_row.input.addEventListener("input", reset); // another model has heard nothing yet
+  models_row.input.addEventListener("input", start_chat(box, models_row.chosen));
   return panel;
 }
 
@@ -231,6 +231,7 @@ function why_panel(written) {
   }
 
   function kept_words({ first, keep }, looked) {
+    if (!looked.size) return element("p", {}, "The attention saw no byte of a text: there was none before this one.");
     const strongest = [...looked].sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([place]) => place >= 0);
     const words = strongest.map(([place, weight]) => `“${around(place)}” (${percent(weight)})`);
     const unseen = first > 0 ? ` The first ${first} bytes had left the window.` : "";

@@ -50,6 +50,10 @@ class continue_story:
         new = max(1, n - len(ids))
         return tok.decode(lm.generate(ids, max_new=new, temperature=0)[len(ids) :])
 
+    def wrong_counts_from_the_end(prompt, n):
+        out = lm.generate(tok.encode(prompt), max_new=n, temperature=0)
+        return tok.decode(out[-n:])
+
 
 class bits:
     def right_numpy(probabilities):
@@ -117,3 +121,9 @@ class dollars:
 
     def wrong_times_the_speed(total_bytes, bytes_per_s, usd_per_hour):
         return total_bytes * bytes_per_s / 3600 * usd_per_hour
+
+    def wrong_whole_seconds(total_bytes, bytes_per_s, usd_per_hour):
+        return total_bytes // bytes_per_s / 3600 * usd_per_hour
+
+    def wrong_whole_cents(total_bytes, bytes_per_s, usd_per_hour):
+        return round(total_bytes / bytes_per_s / 3600 * usd_per_hour, 2)

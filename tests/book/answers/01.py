@@ -106,6 +106,14 @@ class unfinished:
                 return 0
         return 0
 
+    def wrong_looks_at_the_first_character(data):
+        for place, byte in enumerate(data):
+            if byte >= 0b11000000:
+                wants = 2 + (byte >= 0b11100000) + (byte >= 0b11110000)
+                have = len(data) - place
+                return have if have < wants else 0
+        return 0
+
 
 class last_bytes:
     def right_ignores_what_is_broken(text, limit):
@@ -151,3 +159,7 @@ class last_bytes:
         while len(text.encode()) >= limit:
             text = text[1:]
         return text
+
+    def wrong_drops_a_replacement_of_the_text(text, limit):
+        end = text.encode()[-limit:].decode(errors="replace")
+        return end.lstrip("\ufffd")

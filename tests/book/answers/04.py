@@ -50,6 +50,10 @@ class kept_places:
         threshold = sorted(seen, reverse=True)[limit - 1]
         return [i for i, score in enumerate(seen) if score >= threshold]
 
+    def wrong_equal_scores_are_one_place(seen, limit):
+        threshold = sorted(set(seen), reverse=True)[:limit][-1]
+        return [place for place, score in enumerate(seen) if score >= threshold]
+
 
 class kept_share:
     def right_fraction(length, limit):
@@ -193,3 +197,19 @@ class near_ties:
 
     def wrong_all_queries(queries, limit, gap):
         return len(queries)
+
+    def wrong_neighbours_in_the_list(queries, limit, gap):
+        count = 0
+        for seen in queries:
+            ranked = sorted(seen, reverse=True)
+            if len(ranked) > limit:
+                count += 0 < ranked[limit - 1] - ranked[limit] < gap
+        return count
+
+    def wrong_equal_scores_are_one(queries, limit, gap):
+        count = 0
+        for seen in queries:
+            ranked = sorted(set(seen), reverse=True)
+            if len(ranked) > limit:
+                count += ranked[limit - 1] - ranked[limit] < gap
+        return count

@@ -55,6 +55,10 @@ class add_up:
             total = total + x if trit == 1 else total - x
         return total
 
+    def wrong_signs_of_the_trits_alone(inputs, trits):
+        pairs = zip(inputs, trits, strict=True)
+        return sum(math.copysign(x, trit) for x, trit in pairs if trit)
+
 
 class best_scale:
     def right_mean_of_the_kept(weights, trits):
@@ -90,6 +94,10 @@ class best_scale:
 
     def wrong_number_of_the_paper(weights, trits):
         return 0.8
+
+    def wrong_codes_of_its_own(weights, trits):
+        sizes = weights.abs()
+        return sizes[sizes > sizes.mean() / 2].mean()
 
 
 class careful:
@@ -138,6 +146,9 @@ class careful:
     def wrong_negative_weights_are_within(weights, upstream):
         return upstream * (weights <= ternarize(weights)[1])
 
+    def wrong_a_scale_for_each_row(weights, upstream):
+        return upstream * (weights.abs() <= weights.abs().mean(1, keepdim=True))
+
 
 class survivor:
     def right_share_of_the_kept(trits, loudness):
@@ -175,3 +186,6 @@ class survivor:
 
     def wrong_no_signs(trits, loudness):
         return trits.abs() * loudness / trits.abs().mean()
+
+    def wrong_a_mean_for_each_row(trits, loudness):
+        return trits * loudness / trits.abs().mean(1, keepdim=True)

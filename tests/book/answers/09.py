@@ -54,6 +54,10 @@ class clip:
     def wrong_unchanged(gradients, limit):
         return gradients
 
+    def wrong_always_to_one(gradients, limit):
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        return [g / norm for g in gradients] if norm > limit else gradients
+
 
 class trapezoid:
     def right_three_cases(now, total, peak):

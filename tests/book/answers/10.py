@@ -34,6 +34,14 @@ class steps_for:
     def wrong_price_multiplied(dollars, usd_per_hour, bytes_per_s, step_bytes):
         return int(3600 * dollars * usd_per_hour * bytes_per_s / step_bytes)
 
+    def wrong_hours_are_rounded_first(dollars, usd_per_hour, bytes_per_s, step_bytes):
+        hours = int(dollars / usd_per_hour)
+        return int(3600 * hours * bytes_per_s / step_bytes)
+
+    def wrong_rate_is_rounded_first(dollars, usd_per_hour, bytes_per_s, step_bytes):
+        seconds = 3600 * dollars / usd_per_hour
+        return int(seconds) * (bytes_per_s // step_bytes)
+
 
 class spot_bill:
     def right_in_minutes(hours, usd_per_hour, times, checkpoint_minutes, start_minutes):
@@ -192,3 +200,17 @@ class verdict:
             return "slow"
         quarter = len(rates) // 4
         return "hot" if sum(rates[-quarter:]) < sum(rates[:quarter]) else "fine"
+
+    def wrong_best_of_the_quarters(rates, peak):
+        if max(rates) < peak / 2:
+            return "slow"
+        quarter = len(rates) // 4
+        is_hot = max(rates[-quarter:]) < 0.8 * max(rates[:quarter])
+        return "hot" if is_hot else "fine"
+
+    def wrong_three_quarters_are_allowed(rates, peak):
+        if max(rates) < peak / 2:
+            return "slow"
+        quarter = len(rates) // 4
+        first, last = sum(rates[:quarter]) / quarter, sum(rates[-quarter:]) / quarter
+        return "hot" if last < 0.75 * first else "fine"

@@ -44,6 +44,12 @@ class state_bytes:
     def wrong_one_row(c, rows):
         return c.n_blocks * (c.conv_width - 1 + 2 * c.context) * c.d_model * 4
 
+    def wrong_every_kernel_is_five_wide(c, rows):
+        return rows * c.n_blocks * (4 + 2 * c.context) * c.d_model * 4
+
+    def wrong_every_window_is_256(c, rows):
+        return rows * c.n_blocks * (c.conv_width - 1 + 512) * c.d_model * 4
+
 
 class min_p_sampled:
     def right_tensor(p, min_p):
@@ -89,6 +95,14 @@ class min_p_sampled:
             kept.append(x if total < min_p else 0)
             total += x
         return [x / (sum(kept) or 1) for x in kept]
+
+    def wrong_the_first_is_the_best(p, min_p):
+        kept = [x if x >= min_p * p[0] else 0 for x in p]
+        return [x / sum(kept) for x in kept]
+
+    def wrong_sorted(p, min_p):
+        kept = [x if x >= min_p * max(p) else 0 for x in sorted(p, reverse=True)]
+        return [x / sum(kept) for x in kept]
 
 
 class rereading:

@@ -45,6 +45,13 @@ class flips:
     def wrong_t_test(differences):
         return paired.paired_t(differences)
 
+    def wrong_the_real_sum_has_a_sign(differences):
+        sums = [0.0]
+        for d in differences:
+            sums = [s + d for s in sums] + [s - d for s in sums]
+        real = sum(differences) - 1e-9
+        return sum(abs(s) >= real for s in sums) / len(sums)
+
 
 class seeds_needed:
     def right_search(difference, spread):
