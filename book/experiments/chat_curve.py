@@ -47,6 +47,17 @@ def points_of(record: Path) -> list[dict[str, Any]]:
     return json.loads((record / "results.json").read_text())["points"]
 
 
+def check_same_questions(args: argparse.Namespace) -> None:
+    """Ends the program where the earlier curve was drawn with others."""
+    record = records.load_record(args.earlier)
+    number = f"{args.questions} questions of each held-out set"
+    if record["seed"] != args.seed or not record["notes"].startswith(number):
+        raise SystemExit(
+            f"{args.earlier.name} was drawn with another --seed or --questions: "
+            f"{record['notes']}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -62,6 +73,8 @@ def main() -> None:
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
     earlier = points_of(args.earlier) if args.earlier else []
+    if earlier:
+        check_same_questions(args)
     steps_before = earlier[-1]["step"] if earlier else 0
     pairs = make_pairs(args.seed)
     points = [ask(folder, pairs, args.questions) for folder in args.folders]
@@ -93,8 +106,8 @@ def main() -> None:
             threads=1,
             notes=notes,
         )
-        write_atomic(args.out / "run.json", records.dumps(record))
         write_atomic(args.out / "results.json", records.dumps({"points": points}))
+        write_atomic(args.out / "run.json", records.dumps(record))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ and tqdm; no network, and the package need not be installed.
 import argparse
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -278,26 +279,37 @@ def make_job(args: argparse.Namespace) -> dict:
 
 def go(args: argparse.Namespace) -> None:
     """Call B."""
-    plan, shown = Plan(args.out), 0.0
     if not (args.out / "go.json").is_file():  # given again, the first word counts
         deadline = time.time() + args.left - args.reserve
         write_json(args.out / "go.json", {"deadline": deadline})
-    while plan.look() != "finished" and left(args) > args.insure:
-        if time.monotonic() - shown > args.every:
-            print(plan.describe(), flush=True)
-            shown = time.monotonic()
-        time.sleep(0.2)
-    bring_home(plan, args.back)
+    watch(Plan(args.out), args, until=args.insure, every=args.every)
 
 
 def finish(args: argparse.Namespace) -> None:
     """Call C."""
     plan = Plan(args.out)
-    while plan.look() != "finished" and left(args) > 12:
-        time.sleep(0.1)
-    bring_home(plan, args.back)
+    watch(plan, args, until=12)
     if plan.is_finished() and not args.no_profile:
         measure(plan, args)
+
+
+def watch(
+    plan: Plan, args: argparse.Namespace, until: float, every: float = math.inf
+) -> None:
+    """Looks after the training until it is finished or the call has so many seconds
+    left, and brings home what there is: also where nothing works any more.
+    """
+    shown = 0.0
+    try:
+        while plan.look() != "finished" and left(args) > until:
+            if time.monotonic() - shown > every:
+                print(plan.describe(), flush=True)
+                shown = time.monotonic()
+            time.sleep(0.1)
+    except TrainingError:
+        bring_home(plan, args.back)
+        raise
+    bring_home(plan, args.back)
 
 
 def bring_home(plan: Plan, back: Path) -> None:

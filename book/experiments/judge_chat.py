@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from tilelli_nb import TilelliLM
+from tilelli_nb import TilelliLM, pretrained
 from tilelli_nb.chat.facts import first_questions
 from tilelli_nb.chat.pairs import Pair, PairSets, accepts, make_pairs
 from tilelli_nb.data.corpus import prepare_corpus
+from tilelli_nb.errors import EvaluationError
 from tilelli_nb.evaluation.answers import (
     Judged,
     by_kind,
@@ -130,9 +131,15 @@ def gate_results(
     """
     calibration = judge(lm, pairs.calibration)
     everything = [one for found in judged.values() for one in found]
-    rows = {}
+    rows: dict[str, Any] = {}
     for signal in SIGNALS:
-        gate = calibrate(calibration, signal)
+        try:
+            gate = calibrate(calibration, signal)
+            knows_when_it_is_right(everything, signal)
+        except EvaluationError as error:  # all answers right, or all wrong
+            print(f"no gate by {signal}: {error.problem}")
+            rows[signal] = None
+            continue
         rows[signal] = {
             "threshold": gate.threshold,
             "through": {
@@ -218,9 +225,11 @@ def main() -> None:
     )
     print(f"text: {results['text']['before']:.4f} -> {results['text']['after']:.4f}")
     gate_row = results["gate"]["margin"]
-    print(f"AUROC {gate_row['auroc']}, shuffled {gate_row['shuffled']}")
-    if args.gate:
-        write_gate(args.model, Gate("margin", gate_row["threshold"]))
+    if gate_row:
+        print(f"AUROC {gate_row['auroc']}, shuffled {gate_row['shuffled']}")
+    if args.gate and gate_row:
+        folder = pretrained.resolve(args.model)  # also of a bundled one
+        write_gate(folder, Gate("margin", gate_row["threshold"]))
     if args.out:
         record = records.new_record(
             args.out.name,
@@ -235,8 +244,8 @@ def main() -> None:
             threads=1,
             notes=f"{sum(map(len, judged.values())):,} held-out questions.",
         )
-        write_atomic(args.out / "run.json", records.dumps(record))
         write_atomic(args.out / "results.json", records.dumps(results))
+        write_atomic(args.out / "run.json", records.dumps(record))
 
 
 if __name__ == "__main__":

@@ -230,7 +230,8 @@ class Lab:
             data=self.shards.describe(),
             started=min(run["started"] for run in made),
             finished=records.now(),
-            wall_s=round(sum(run["wall_s"] for run in made), 1),
+            # a run that broke down has not said how long it took
+            wall_s=round(sum(run["wall_s"] or 0 for run in made), 1),
             threads=1,
             notes=f"{len(made)} runs of {study.bytes:,} bytes: results.json. "
             f"{study.question}",

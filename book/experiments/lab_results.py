@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_study import Arm, Job, Study
+from tilelli_nb.errors import ConfigError
 from tilelli_nb.evaluation.paired import compare, mean_interval
 from tilelli_nb.storage import records
 
@@ -22,6 +23,11 @@ def best_value(arm: Arm, tried: dict[float, float | None]) -> tuple[dict, dict]:
     word on whether the best stands at the edge, so that a better one may lie beyond.
     """
     worked = {value: bits for value, bits in tried.items() if bits is not None}
+    if not worked:
+        raise ConfigError(
+            f"with every {arm.tuning.key} that {arm.name} tried, training broke down",
+            "give it others in the file of the study",
+        )
     best = min(worked, key=worked.__getitem__)
     key = arm.tuning.key
     about = {
@@ -126,6 +132,8 @@ def time_to_target(study: Study, arms: dict[str, dict]) -> dict[str, dict] | Non
     if study.target not in arms:
         return None
     aim = arms[study.target]
+    if not aim["curve"]:  # it broke down before it was evaluated
+        return None
     found = {}
     for name, arm in arms.items():
         needed = bytes_until(arm["curve"], aim["curve"][-1]["val_bpb"])

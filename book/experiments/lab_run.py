@@ -110,6 +110,8 @@ def run(job: Job, text: Path, out: Path) -> dict[str, Any]:
         record["name"] = f"lab-{job.study}/{job.name}"
         write_atomic(kept / "run.json", records.dumps(record))
         write_atomic(kept / "results.json", records.dumps(results))
+        # a run that broke down before its first evaluation has none, and a file for it
+        write_atomic(kept / "metrics.jsonl", b"")
         for line in evaluations(folder):
             append_line(kept / "metrics.jsonl", line)
         appear(kept, target)

@@ -72,7 +72,8 @@ def started_from(record: dict) -> str | None:
     """The model whose weights a run began with, as it was named; None for a run that
     began with nothing.
     """
-    said = re.match(r"Started from the weights of (\S+)\.", record["notes"])
+    # not at the beginning: a branch first says where it leaves its trunk
+    said = re.search(r"Started from the weights of (\S+)\.", record["notes"])
     return said and said[1]
 
 
@@ -101,17 +102,17 @@ def commands(record: dict, corpus: str) -> list[str]:
     program = "tilelli"
     if processes > 1:
         program = f"torchrun --nproc-per-node {processes} -m tilelli_nb.cli"
+    start = started_from(record)
+    init = f" --init {start}" if start else ""
     branch = re.match(r"Decays from step ([\d,]+) of (\S+)\.", record["notes"])
     if branch:
         trunk, stem = f"runs/{branch[2]}", int(branch[1].replace(",", ""))
         return [
-            f"{program} train --config {config['name']} --corpus {corpus} "
+            f"{program} train{init} --config {config['name']} --corpus {corpus} "
             f"--seed {train['seed']} --stop-at {stem} --out {trunk}",
             f"{program} train --decay-from {trunk} --steps {train['steps'] - stem} "
             f"--corpus {corpus} --out {out}",
         ]
-    start = started_from(record)
-    init = f" --init {start}" if start else ""
     until = f" --stop-at {record['steps']}" if record["finished"] is None else ""
     if record["kind"] == "sft":
         # only where they are not those of the configuration

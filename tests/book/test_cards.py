@@ -56,6 +56,10 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     chat = load_record("lite-10m-chat")  # and sft_10m has more
     assert f" --steps {chat['steps']} " in commands(chat, "open_text")[0]
     assert "stopped" not in recipe(whole)
+    notes = load_record("lite-10m-open-text")["notes"]
+    begun = "Started from the weights of tilelli/nano."
+    initialised = load_record("lite-10m-open-text") | {"notes": f"{notes} {begun}"}
+    assert "train --init tilelli/nano --config" in commands(initialised, "x")[0]
 
 
 @pytest.mark.parametrize("name", ["nano-chat", "lite-10m-chat"])

@@ -270,6 +270,25 @@ def test_a_budget_that_is_spent_stops_and_the_next_one_goes_on(shards, file, tmp
     assert (tmp_path / "lab-tiny" / "results.json").is_file()
 
 
+def test_a_rate_at_which_all_breaks_down_is_a_result(shards, tmp_path):
+    """Before its first evaluation; and again when the study is looked at once more."""
+    study = STUDY | {"name": "broken", "settings": TINY | {"lr": 1e30}}
+    study |= {"tune": None, "factors": {}, "together": None, "claims": {}}
+    study = {key: value for key, value in study.items() if value is not None}
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(study))
+    for _ in range(2):
+        found = a_lab(shards, tmp_path / "out").study(lab_study.load_study(path))
+        assert found["arms"]["full"]["val_bpb"] == [None] * 3
+        assert found["to_target"] is None and found["arms"]["full"]["curve"] == []
+
+
+def test_when_every_rate_that_was_tried_breaks_down_it_says_so(file):
+    arm = next(arm for arm in lab_study.load_study(file).arms if arm.tuning)
+    with pytest.raises(ConfigError, match="every lr that full tried"):
+        lab_results.best_value(arm, {1.0: None, 2.0: None})
+
+
 def test_a_record_from_before_a_setting_there_is_now_is_passed_over(done, shards):
     """As those of the book are, which know nothing of softening."""
     out, _ = done

@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.tokenizer import ByteTokenizer
+from ..errors import GenerationError
 from ..files import append_line
 
 TIMED_STEPS = 5
@@ -41,19 +42,25 @@ def progress_bar(run: Any, shows: bool) -> tqdm:
 
 
 def write_sample(run: Any) -> None:
-    """Appends a text that the model writes to samples.jsonl."""
+    """Appends a text that the model writes to samples.jsonl; nothing where its logits
+    are no numbers, which the loss of the next step will show, too.
+    """
     if not run.processes.is_first:
         return
     tokenizer = ByteTokenizer()
     with run.clock.aside():
         run.lm.eval()
-        ids = run.lm.generate(
-            tokenizer.encode(run.prompt),
-            max_new=SAMPLE_BYTES,
-            temperature=SAMPLE_TEMPERATURE,
-            seed=run.settings.seed,
-        )
-        run.lm.train()
+        try:
+            ids = run.lm.generate(
+                tokenizer.encode(run.prompt),
+                max_new=SAMPLE_BYTES,
+                temperature=SAMPLE_TEMPERATURE,
+                seed=run.settings.seed,
+            )
+        except GenerationError:
+            return
+        finally:
+            run.lm.train()
     line = {"step": run.step, "text": tokenizer.decode(ids)}
     append_line(run.out / "samples.jsonl", line)
 
