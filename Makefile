@@ -66,7 +66,7 @@ test: $(READY) ## unit tests, every notebook, the site in a browser
 	@failed=0; \
 	phase() { $(BIN)/python -m pytest "$${@:2}" 2>&1 | tee "_build/test/$$1.log"; \
 	          [ "$${PIPESTATUS[0]}" -eq 0 ] || failed=1; }; \
-	phase 1-package tests $(addprefix --ignore=,$(IN_A_BROWSER)) -n $(WORKERS) --dist loadscope; \
+	phase 1-package tests $(addprefix --ignore=,$(IN_A_BROWSER)) -n $(WORKERS) --dist loadscope --no-loadscope-reorder; \
 	OMP_NUM_THREADS=1 phase 2-notebooks --nbval-lax notebooks -n $(WORKERS) --dist loadscope; \
 	phase 3-site $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup; \
 	echo; echo "Package, notebooks, site:"; \

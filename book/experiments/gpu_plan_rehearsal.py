@@ -235,6 +235,8 @@ def killed(r: Rehearsal, options: list) -> dict:
     # it stops watching long before the end of the training
     watched = 1.5 * r.pace() + 5
     r.go(2.5 * watched, limit=300, insure=300 - watched)
+    if not (r.root / "insured" / "tiny-seed0.json").is_file():
+        r.go(0, limit=300, insure=300 - watched)  # the machine is slower than before
     insured, before = r.model_at_home("insured"), r.state()["step"]
     r.kill_trainer()
     r.finish(limit=300)

@@ -5,10 +5,11 @@ chat, evaluation, and a report of one page.
         [--chat-minutes 3] [--questions 100]
 
 Each stage prints the command that it runs, or says what it does, and leaves its results
-in --out. A stage that is done is passed over, unless it was done with other options, and
-a training run that was stopped goes on from its checkpoint, so the same command can be
-given again at any time. At the end, report.html stands beside the runs: every row of the
-published recipe, what came out here and the file that says so.
+in --out. A stage that is done is passed over, and a training run that was stopped goes on
+from its checkpoint, so the same command can be given again at any time. With another
+--questions the evaluation is made anew; other options of training want another --out. At
+the end, report.html stands beside the runs: every row of the published recipe, what came
+out here and the file that says so.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import reproduce_report
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
 from tilelli_nb.chat.pairs import make_pairs
 from tilelli_nb.data.corpus import prepare_corpus
-from tilelli_nb.errors import EvaluationError, TilelliError
+from tilelli_nb.errors import ConfigError, EvaluationError, TilelliError
 from tilelli_nb.evaluation.answers import calibrate, judge, shares, through
 from tilelli_nb.evaluation.probes import load_probes
 from tilelli_nb.evaluation.signals import signals
@@ -86,6 +87,33 @@ def kept(
     found = {**make(), "made_of": made_of}
     write_atomic(path, records.dumps(found))
     return found
+
+
+TRAINED_WITH = (
+    "corpus",
+    "pretrain_minutes",
+    "pretrain_steps",
+    "chat_minutes",
+    "chat_steps",
+)
+
+
+def keep_options(args: argparse.Namespace) -> None:
+    """Notes what the models are trained with. Raises ConfigError where those in --out
+    were trained with something else, which `--resume` would not change.
+    """
+    path = args.out / "options.json"
+    given = {name: getattr(args, name) for name in TRAINED_WITH}
+    if path.is_file() and (args.out / "pretrain" / "run.json").is_file():
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in given.items():
+            if noted.get(name) != value:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{args.out} was made with {option} {noted.get(name)}, not {value}",
+                    "give the options of before, or choose another --out",
+                )
+    write_atomic(path, records.dumps(given))
 
 
 def weights_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +246,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     args = arguments(given)
     args.out.mkdir(parents=True, exist_ok=True)
+    keep_options(args)
     start = time.perf_counter()
     try:
         text = kept(

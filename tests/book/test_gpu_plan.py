@@ -168,7 +168,7 @@ def plan(tmp_path, monkeypatch):
             text += f"if mode == {number}:\n    {line}\n"
         (tmp_path / "gpu_trainer.py").write_text(text)
         monkeypatch.setattr(gpu_plan, "code", lambda out: tmp_path)
-        job = {"run": "run", "modes": [0, 1, 2, 3], "patience": 3.0, "known": {}}
+        job = {"run": "run", "modes": [0, 1, 2, 3], "patience": 6.0, "known": {}}
         job |= {"attempts": [], "accidents": 0, "failures": 0}
         made = gpu_plan.Plan(tmp_path)
         made.begin(job)

@@ -14,6 +14,7 @@ import pytest
 import reproduce
 import reproduce_report
 from tilelli_nb import load_record
+from tilelli_nb.errors import ConfigError
 from tilelli_nb.evaluation.probes import load_probes
 
 
@@ -120,6 +121,17 @@ def test_with_more_questions_the_evaluation_is_made_anew(done, monkeypatch):
     assert asked == [(out / "chat", 4)]
     assert (out / "running.json").read_bytes() == before["running.json"]
     (out / "evaluation.json").write_bytes(before["evaluation.json"])
+
+
+def test_other_options_of_training_want_another_folder(done, monkeypatch):
+    out, command, _ = done
+    monkeypatch.setattr(reproduce, "tilelli", None)  # would fail if it were called
+    before = (out / "options.json").read_bytes()
+    with pytest.raises(ConfigError, match="--chat-steps 2, not 3.*\n.*another --out"):
+        reproduce.main([*command, "--chat-steps", "3"])
+    with pytest.raises(ConfigError, match="--pretrain-minutes 4.0, not 20.0"):
+        reproduce.main([*command, "--pretrain-minutes", "20"])
+    assert (out / "options.json").read_bytes() == before
 
 
 def test_a_stage_that_fails_ends_the_walk_and_says_how_to_go_on(

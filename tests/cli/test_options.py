@@ -8,6 +8,7 @@ from tiny_models import tiny
 from typer.testing import CliRunner
 
 from tilelli_nb import TilelliError
+from tilelli_nb.cli import launch
 from tilelli_nb.cli.app import app
 from tilelli_nb.cli.launch import TrainOptions, precision_of
 from tilelli_nb.config import load_config
@@ -100,6 +101,80 @@ def test_what_is_given_is_used(tmp_path, monkeypatch):
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
     done = CliRunner().invoke(app, [*UP, "--cloud", "secure", "--stop-after", "0"])
     assert "secure cloud" in done.stdout and "NOTHING STOPS IT" in done.stdout
+
+
+class Arrived(Exception):
+    """Training would begin now."""
+
+
+@pytest.fixture
+def arriving(tmp_path, monkeypatch):
+    """Runs a command up to its training, and returns what that is called with."""
+    monkeypatch.chdir(tmp_path)
+    paragraphs = [f"This is paragraph {i}, which says little." * 9 for i in range(20)]
+    (tmp_path / "mine.txt").write_text("\n\n".join(paragraphs))
+    seen = {}
+
+    def train(lm, shards, out, **options):
+        seen.update(options, lm=lm, shards=shards, out=out)
+        raise Arrived
+
+    monkeypatch.setattr(launch, "train", train)
+    monkeypatch.setattr("tilelli_nb.training.loop.train", train)
+
+    def run(*arguments):
+        seen.clear()
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert isinstance(done.exception, Arrived), (done.exception, done.output)
+        return seen
+
+    return run
+
+
+def test_every_option_of_train_arrives(arriving):
+    seen = arriving(
+        *("train", "--config", "nano", "--corpus", "mine.txt", "--out", "run"),
+        *("--steps", 9, "--stop-at", 3, "--prompt", "Hi", "--device", "cpu"),
+        *("--usd-per-hour", 0.5, "--max-dollars", 2, "--notes", "A word."),
+        *("--batch", 6, "--micro-batch", 2, "--lr", 0.003, "--precision", "fp32"),
+        *("--seed", 4, "--keep-checkpoints", 5, "--no-compile"),
+    )
+    expected = {
+        "resume": False,
+        "stop_at": 3,
+        "minutes": None,
+        "prompt": "Hi",
+        "device": "cpu",
+        "compiled": False,
+        "usd_per_hour": 0.5,
+        "max_dollars": 2,
+        "notes": "A word.",
+    }
+    assert expected.items() <= seen.items() and seen["out"].name == "run"
+    settings = seen["lm"].config.train
+    assert (settings.steps, settings.batch, settings.micro_batch) == (9, 6, 2)
+    assert (settings.lr, settings.precision) == (0.003, "fp32")
+    assert (settings.seed, settings.keep_checkpoints) == (4, 5)
+    seen = arriving("train", "--corpus", "mine.txt", "--minutes", 1.5, "--compile")
+    assert (seen["minutes"], seen["compiled"], seen["stop_at"]) == (1.5, True, None)
+    assert seen["usd_per_hour"] is None and seen["max_dollars"] is None
+
+
+def test_other_pairs_and_another_text_arrive_at_sft(arriving):
+    start = ("sft", "--init", "tilelli/nano", "--text", "mine.txt", "--steps", 2)
+    seen = arriving(*start, "--pairs", 6000, "--pairs-seed", 3, "--notes", "A word.")
+    assert "6,000 questions and answers of seed 3" in str(seen["shards"].source)
+    assert seen["notes"].endswith("A word.")
+    assert seen["shards"].text.describe()["source"] == "mine.txt"
+
+
+@pytest.mark.parametrize("wanted", ["0", "-1", "x", "1.5"])
+def test_a_micro_batch_is_a_number_of_sequences(tmp_path, monkeypatch, wanted):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--steps", "2", "--micro-batch", wanted, "--out", "run"]
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, ConfigError)
+    assert f"--micro-batch {wanted}" in error.problem
 
 
 @pytest.mark.parametrize("size", [0, -1.0, math.nan, math.inf])

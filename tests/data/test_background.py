@@ -137,7 +137,6 @@ def test_training_starts_while_a_process_writes(tmp_path):
     write_files(tmp_path / "files", pages, per_file=90)
     options = {"files": tmp_path / "files", "limit_bytes": 10**9}
     with fineweb_in_background(tmp_path / "shards", **options) as shards:
-        assert multiprocessing.active_children()  # at work on the other shards
         start, deadline = shards.train.read(), time.time() + 60
         while (
             not open_shards(tmp_path / "shards").manifest["complete"]

@@ -63,7 +63,6 @@ def test_what_is_spoken_is_the_greedy_text_with_its_probabilities(lm):
         assert one.second == pytest.approx(float(p.values[1]), abs=1e-4)
         ids.append(one.byte)
     written = lm.generate(prompt.tolist(), max_new=30, temperature=0)
-    assert written == [byte for byte in ids if byte != 0] or 0 in ids
     assert [one.byte for one in spoken if one.byte] == written[len(prompt) :]
 
 

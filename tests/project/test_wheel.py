@@ -191,6 +191,8 @@ def check_story(said):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_five_lines_with_every_bundled_model(elsewhere, name):
+    """With one of them they are the recipe's, word for word."""
+    assert RECIPES_NAME in WRITERS
     check_story(elsewhere("python", "-c", RECIPE.replace(RECIPES_NAME, name)))
 
 
@@ -207,11 +209,6 @@ def test_a_bundled_chat_model_answers_and_refuses(elsewhere, name):
     answer, refusal = said.splitlines()
     assert answer == "Paris."
     assert refusal.startswith("I don't know")
-
-
-def test_the_five_lines_of_the_recipe_word_for_word(elsewhere):
-    assert RECIPES_NAME in BUNDLED
-    check_story(elsewhere("python", "-c", RECIPE))
 
 
 def test_the_readme_has_the_recipe_word_for_word():

@@ -1,7 +1,6 @@
 """What a run goes on from: what is gone or damaged, and what must not be mixed."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from tilelli_nb.chat.rows import ChatRows
 from tilelli_nb.errors import ConfigError, DataError, TrainingError
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.checkpoint import read_tensors, written_in
+from tilelli_nb.training import clock as clock_module
 from tilelli_nb.training import loop
 from tilelli_nb.training.clock import Clock
 from tilelli_nb.training.loop import train
@@ -195,13 +195,14 @@ def test_notes_are_added_once(before, notes, after):
     assert done["notes"] == before
 
 
-def test_the_clock_knows_this_part_from_all():
+def test_the_clock_knows_this_part_from_all(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: now[0])
     clock = Clock()
     clock.go_on(wall_s=100.0, train_s=80.0)
+    now[0] += 5
     with clock.aside():
-        time.sleep(0.02)
-    part = clock.part_seconds()
-    assert 0.02 < part < 50 and clock.seconds() - 100 == pytest.approx(part, abs=0.01)
-    trained = clock.part_training_seconds()
-    assert trained < part - 0.02 + 0.01
-    assert clock.training_seconds() - 80 == pytest.approx(trained, abs=0.01)
+        now[0] += 2
+    now[0] += 1
+    assert clock.part_seconds() == 8 and clock.part_training_seconds() == 6
+    assert clock.seconds() == 108 and clock.training_seconds() == 86
