@@ -220,7 +220,7 @@ TilelliLM(small).save_pretrained(plain, val_bpb=3.5)
 data = dict(source="mine.txt", train_bytes=9, val_bytes=1, sha256="ab" * 32)
 record = new_record("it", "train", config=small.to_dict(), data=data)  # of a killed run
 write_atomic(plain + "/run.json", dumps(record))
-tilelli("push", plain, "me/plain")
+tilelli("push", plain, "me/plain", "--private")
 print(load_model("me/plain")[1] == {"config": small.to_dict(), "val_bpb": 3.5})
 print(read_gate(resolve("me/plain")) is None)
 """
@@ -231,6 +231,7 @@ def test_what_is_known_of_a_model_goes_along(hub, tmp_path):
     done = run_with(hub, tmp_path, WITH_ALL_THAT_IS_KNOWN)
     assert done.stdout.split() == ["True"] * 7, done.stdout + done.stderr[-2000:]
     gated, plain = (Hub.repositories[name] for name in ("me/routed", "me/plain"))
+    assert "me/plain" in Hub.private and "me/routed" not in Hub.private
     assert json.loads(gated["gate.json"]) == {"signal": "margin", "threshold": 0.625}
     assert sorted(plain) == ["README.md", "config.json", "model.safetensors"]
     assert "| time | not finished |" in plain["README.md"].decode()
