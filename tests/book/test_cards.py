@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model_card import card, commands, recipe, results_of
+from model_card import card, commands, history, recipe, results_of
 from tilelli_nb import load_record, pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,8 @@ def test_a_chat_card_has_the_figures_of_the_judge(name):
 
 def test_the_readme_has_the_figures_of_the_model():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    read = load_record(RUN_OF["lite-10m"])["bytes_seen"]
+    runs = history(load_record(RUN_OF["lite-10m"]))
+    read = sum(run["bytes_seen"] for run in runs)
     size = (WEIGHTS / "lite-10m" / "model.safetensors").stat().st_size
     assert re.search(r"on (\S+) MB of openly", text)[1] == f"{read / 1e6:.0f}"
     assert re.search(r"packed into (\S+) MB", text)[1] == f"{size / 1e6:.1f}"
