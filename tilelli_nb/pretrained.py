@@ -96,8 +96,10 @@ def resolve(name: str | Path) -> Path:
         return WEIGHTS / text.removeprefix("tilelli/")
     # the book's own names are never looked for on the Hub
     if text.startswith("tilelli/"):
-        near = difflib.get_close_matches(text, bundled, n=1)
-        config = text.removeprefix("tilelli/").replace("-", "_")
+        name = text.removeprefix("tilelli/")
+        models = [file.parent.name for file in files]
+        near = difflib.get_close_matches(name, models, n=1)
+        config = name.replace("-", "_")
         # those of sft are not for `tilelli train`
         if config in config_names() and not config.startswith("sft"):
             fix = (
@@ -105,9 +107,9 @@ def resolve(name: str | Path) -> Path:
                 "then load the run's folder"
             )
         elif near:
-            fix = f"did you mean {near[0]}?"
+            fix = f"did you mean tilelli/{near[0]}?"
         else:
-            fix = "use one of these, or the folder of a run"
+            fix = "use one of these, or train one: `tilelli train --help`"
         raise CheckpointError(
             f"{text} is not bundled with this version "
             f"(bundled: {', '.join(bundled) or 'none'})",

@@ -153,7 +153,7 @@ CASES = {
     ),
     "unknown bundled model": (
         lambda d: TilelliLM.from_pretrained("tilelli/giant"),
-        "train it",
+        "train one",
     ),
     "misspelt folder of a run": (
         lambda d: (

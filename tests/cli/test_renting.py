@@ -176,7 +176,9 @@ def test_without_a_key_the_price_is_the_books_and_nothing_is_asked(fake, monkeyp
     monkeypatch.delenv("RUNPOD_API_KEY")
     monkeypatch.setenv("TILELLI_USD_PER_HOUR", "0.37")
     done = tilelli("up")
-    assert "$0.37 an hour (the book's table" in done.output and not fake.calls
+    assert "$0.37 an hour (TILELLI_USD_PER_HOUR" in done.output and not fake.calls
+    monkeypatch.delenv("TILELLI_USD_PER_HOUR")
+    assert "$0.40 an hour (the book's table" in tilelli("up").output
     for command in (["up", "--yes"], ["status"], ["down", "x", "--yes"]):
         error = tilelli(*command).exception
         assert isinstance(error, RentalError) and "RUNPOD_API_KEY is not set" in str(
