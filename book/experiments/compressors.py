@@ -53,8 +53,8 @@ def main() -> None:
         name, _, file = text.partition("=")
         results[name] = measure(Path(file).read_bytes())
         print(name, results[name])
-    write_atomic(args.out / "run.json", dumps({**record, "finished": now()}))
     write_atomic(args.out / "results.json", dumps(results))
+    write_atomic(args.out / "run.json", dumps({**record, "finished": now()}))
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def gate_results(
     for signal in SIGNALS:
         try:
             gate = calibrate(calibration, signal)
-            knows_when_it_is_right(everything, signal)
+            knows = knows_when_it_is_right(everything, signal)
         except EvaluationError as error:  # all answers right, or all wrong
             print(f"no gate by {signal}: {error.problem}")
             rows[signal] = None
@@ -145,7 +145,7 @@ def gate_results(
             "through": {
                 name: shares(through(gate, found)) for name, found in judged.items()
             },
-            "auroc": knows_when_it_is_right(everything, signal)._asdict(),
+            "auroc": knows._asdict(),
             "shuffled": knows_when_it_is_right(everything, signal, 0)._asdict(),
             "curve": curve(everything, signal),
         }
