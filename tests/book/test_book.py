@@ -2,6 +2,7 @@
 are described.
 """
 
+import argparse
 import base64
 import io
 import re
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
@@ -295,6 +297,39 @@ def test_what_is_wider_than_the_column_is_found(book, source, output, tags, said
     found = checks.width_problems(book(cell))
     assert len(found) == bool(said)
     assert said is None or said in found[0]
+
+
+def test_a_copy_that_was_cut_off_is_not_taken_for_whole(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+
+    def npm(*command, **settings):
+        (scratch / "vendor").mkdir(parents=True)
+        (scratch / "vendor" / "a.js").write_text("a")
+
+    def cut_off(source, target):
+        target.mkdir()
+        for file in source.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        raise KeyboardInterrupt  # before the last file
+
+    monkeypatch.setattr(offline, "VENDOR", tmp_path / "vendor")
+    monkeypatch.setattr(offline, "PACKAGES", {})
+    monkeypatch.setattr(offline.subprocess, "run", npm)
+    monkeypatch.setattr(offline.shutil, "copytree", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        offline._assemble(scratch)
+    assert not offline.present()
+
+
+def test_a_kernel_that_dies_does_not_end_the_others(book, monkeypatch, capsys):
+    def execute(path):
+        raise DeadKernelError("killed for its memory")
+
+    path = book(new_markdown_cell("# Title"), new_code_cell("one()"))
+    monkeypatch.setattr(build, "execute", execute)
+    monkeypatch.setattr(build, "chosen", lambda names, found: [path, path])
+    assert build.command_execute(argparse.Namespace(names=[], force=True)) == 1
+    assert capsys.readouterr().err.count("killed for its memory") == 2
 
 
 # --- stamps ---

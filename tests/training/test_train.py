@@ -413,3 +413,12 @@ def test_kill_9_three_times_and_resume(tmp_path, shards):
     subprocess.run([sys.executable, "-c", code], check=True, env=threads)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     assert json.loads((tmp_path / "killed" / "run.json").read_text())["finished"]
+
+
+def test_a_batch_in_which_nothing_is_predicted_has_no_loss():
+    """As in the objective: 0, and not 0 / 0, which would be taken for divergence."""
+    lm = small().train()
+    x = torch.zeros(4, 32, dtype=torch.long)
+    optimizer = make_optimizer(lm, lm.config.train)
+    batch = x, torch.full_like(x, -100)
+    assert update(lm, optimizer, batch, lm.config.train, lr=0.0)["loss"] == 0
