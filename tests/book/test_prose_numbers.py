@@ -316,3 +316,20 @@ def test_two_claims_to_read_with_care():
         ours = claims.follow(listed[name]["ours"])
         assert to_cents(ours["low"], ours["high"]) == ends
     assert listed["lite-beats-vanilla"]["verdict"] == "not tested"
+
+
+def test_how_far_the_large_chat_model_has_come():
+    says(
+        "11_chat",
+        "66% of the facts where we wanted 80%, and 73% of the unseen names",
+        "After three passes 38% of the facts were right",
+        "after two thousand steps the large model is right in four of ten",
+    )
+    now = results("lite-10m-chat-judged")["held_out"]
+    first = results("lite-10m-chat-first-judged")["held_out"]
+    facts, names = (now[part]["all"] for part in ("phrasings", "entities"))
+    assert to_cents(facts["right"]["value"], names["refused"]["value"]) == [0.66, 0.73]
+    assert to_cents(first["phrasings"]["all"]["right"]["value"]) == [0.38]
+    points = results("lite-10m-chat-curve")["points"]
+    shares = {p["step"]: p["sets"]["phrasings"]["right"]["value"] for p in points}
+    assert shares[2000] == pytest.approx(0.4, abs=0.005)
