@@ -143,7 +143,7 @@ oldest: ## tests of model, training and kernels with the oldest PyTorch that is 
 	    "torch==$(OLD_TORCH).*" "numpy<2.4" safetensors pyyaml tqdm typer pyarrow scikit-learn pytest pytest-xdist; }
 	@$(OLDEST)/bin/python -c 'import torch, triton, numpy; print("PyTorch", torch.__version__, "Triton", triton.__version__)'
 	@PYTHONPATH="$(CURDIR)" $(OLDEST)/bin/python -m pytest -q -o addopts= -n $(WORKERS) --dist loadscope \
-	  tests/model tests/training tests/book/test_gpu_plan.py
+	  tests/model tests/training tests/experiments
 
 clean: ## remove what was built; the environment and trained runs stay
 	@rm -rf _build dist build *.egg-info .pytest_cache .ruff_cache

@@ -34,7 +34,6 @@ import math
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -55,6 +54,7 @@ from tilelli_nb.errors import (  # noqa: E402
 )
 from tilelli_nb.files import write_atomic  # noqa: E402
 from tilelli_nb.storage import records  # noqa: E402
+from tilelli_nb.training.clock import steady_bytes_per_s  # noqa: E402
 from tilelli_nb.training.cost import mfu  # noqa: E402
 
 # Ways of computing, each more careful than the one before.
@@ -354,16 +354,10 @@ def summary(plan: Plan) -> dict:
 
 
 def steady_rate(run: Path) -> float | None:
-    """Bytes/s between two lines of the metrics that no evaluation lies between: the
-    median. The record's own rate has compiling and waiting in it.
+    """Bytes/s where nothing else is done, over all parts of a run: results.json has it
+    of the last part, at the end.
     """
-    lines = records.load_metrics(run)
-    rates = [
-        (b["bytes_seen"] - a["bytes_seen"]) / (b["wall_s"] - a["wall_s"])
-        for a, b in zip(lines[1:], lines[2:], strict=False)
-        if "val_bpb" not in b and b["wall_s"] > a["wall_s"]
-    ]
-    return statistics.median(rates) if rates else None
+    return steady_bytes_per_s(records.load_metrics(run))
 
 
 def measure(plan: Plan, args: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ from tilelli_nb.storage import records
 from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 
 HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
+ASKED = ("calibration", *HELD_OUT)
 OUTSIDE = 400  # questions of each public set and side
 SHOWN = 20  # conversations that are kept, unpicked
 
@@ -158,6 +159,8 @@ def text_results(lm, before: str, text: str) -> dict[str, Any]:
     held_out = shards.val.read(FINAL_EVAL_BYTES)
     return {
         "text": shards.describe(),
+        "before_model": Path(before).name,
+        "before_sha256": weights_digest(before),
         "before": TilelliLM.from_pretrained(before).score(held_out),
         "after": lm.score(held_out),
     }
@@ -203,12 +206,13 @@ def main() -> None:
     start, began = time.perf_counter(), records.now()
     lm, pairs = TilelliLM.from_pretrained(args.model), make_pairs(args.seed)
     # each set is in a random order: its beginning is a fair sample
-    pairs = PairSets(*(found[: args.questions] for found in pairs))
+    asked = {name: getattr(pairs, name)[: args.questions] for name in ASKED}
+    pairs = pairs._replace(**asked)
     held_out, judged = ask_held_out(lm, pairs)
     results = {
         "model": Path(args.model).name,
         "weights_sha256": weights_digest(args.model),
-        "pairs": {name: len(getattr(pairs, name)) for name in PairSets._fields},
+        "pairs": {name: len(getattr(pairs, name)) for name in ASKED},
         "held_out": held_out,
         "first": ask_first(lm),
         "gate": gate_results(lm, pairs, judged),

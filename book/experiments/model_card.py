@@ -22,11 +22,14 @@ from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.records import runs_folder
 
 ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "tilelli_nb" / "weights"
+SOURCES = "SOURCES.md"  # beside the weights: who wrote the text they were trained on
 OF_THE_BOOK = ("stories", "docs")  # the corpora that the book makes by itself
 MISSING = """
 `{corpus}` is a folder of text that does not come with this book: with another text, the
 commands train another model.
 """
+PAIRS = 50_000  # questions and answers, unless `tilelli sft` is told otherwise
 SHOWN = 10  # samples in the card, of those in the record
 CARD = """\
 # tilelli/{name}
@@ -94,6 +97,22 @@ def results_of(record: dict) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def pairs_of(record: dict) -> dict[str, int]:
+    """The options of a fine-tuning run that say which pairs it had, where they are not
+    the usual ones.
+    """
+    said = re.match(
+        r"([\d,]+) questions and answers of seed (\d+)", record["data"]["source"]
+    )
+    count, seed = (int(number.replace(",", "")) for number in said.groups())
+    options = {}
+    if count != PAIRS:
+        options["pairs"] = count
+    if seed:
+        options["pairs-seed"] = seed
+    return options
+
+
 def commands(record: dict, corpus: str) -> list[str]:
     """What to type to train the same again."""
     config, out = record["config"], f"runs/{record['name']}"
@@ -115,11 +134,17 @@ def commands(record: dict, corpus: str) -> list[str]:
         ]
     until = f" --stop-at {record['steps']}" if record["finished"] is None else ""
     if record["kind"] == "sft":
-        # only where they are not those of the configuration
-        is_own = train["steps"] != load_config(config["name"]).train.steps
-        steps = f" --steps {train['steps']}" if is_own else ""
+        usual = load_config(config["name"]).train
+        own = {
+            name: value
+            for name in ("steps", "batch", "lr")
+            # only where they are not those of the configuration
+            if (value := train[name]) != getattr(usual, name)
+        }
+        own |= pairs_of(record)
+        options = "".join(f" --{name} {value}" for name, value in own.items())
         return [
-            f"{program} sft{init} --config {config['name']} --text {corpus}{steps} "
+            f"{program} sft{init} --config {config['name']} --text {corpus}{options} "
             f"--seed {train['seed']}{until} --out {out}"
         ]
     return [
@@ -197,7 +222,7 @@ def held_out(record: dict, bundled: dict[str, Any]) -> str:
     return text
 
 
-def facts(runs: list[dict], bundled: dict[str, Any]) -> list[str]:
+def facts(runs: list[dict], bundled: dict[str, Any], has_sources: bool) -> list[str]:
     """The lines of the card's first table."""
     record, said = runs[-1], bundled["said"]
     model, data = record["config"]["model"], record["data"]
@@ -206,15 +231,20 @@ def facts(runs: list[dict], bundled: dict[str, Any]) -> list[str]:
     weights = "bf16, the latent weights: it can be trained further"
     if said["packed"]:
         weights = "packed: ternary codes and int8 rows; who trains it on draws new latent weights"
+    # some licences ask that the authors are named wherever the weights go
+    sources = f" ([whose text]({SOURCES}))" if has_sources else ""
     megabytes = sum(run["bytes_seen"] for run in runs) / 1e6
     lines = {
         "architecture": f"configuration `{record['config']['name']}`: "
         f"{model['n_blocks']} blocks of width {model['d_model']}, context "
         f"{model['context']} bytes",
-        "trained on": f"`{said['corpus']}`, {data['train_bytes'] / 1e6:.1f} MB; held "
+        "trained on": f"`{said['corpus']}`{sources}, {data['train_bytes'] / 1e6:.1f} MB; held "
         f"out {data['val_bytes'] / 1e3:,.0f} KB. {said['licence']}".strip(),
         "training": "; then ".join(map(recipe, runs))
         + f"; {megabytes:.1f} MB read in all",
+        "remarks": " ".join(
+            f"`{run['name']}`: {run['notes']}" for run in runs if run["notes"]
+        ),
         "time": f"{hours:.1f} hours on a {record['gpu_name'] or 'CPU'}, with whatever "
         "else it did meanwhile",
         "weights": f"{weights}; {bundled['megabytes']:.2f} MB",
@@ -245,7 +275,7 @@ def card(name: str, record: dict) -> str:
         run=record["name"],
         parameters=sum(p.numel() for p in network.parameters()),
         context=context,
-        facts="\n".join(facts(runs, bundled)),
+        facts="\n".join(facts(runs, bundled, (WEIGHTS / name / SOURCES).is_file())),
         commands="\n".join(lines),
         missing=missing,
         measured="\n".join(row(text, found) for text, found in texts.items()),
@@ -257,7 +287,7 @@ def card(name: str, record: dict) -> str:
 def write_card(name: str) -> None:
     """Writes the card beside the weights of tilelli/NAME."""
     run = pretrained.load_model(f"tilelli/{name}")[1]["run"]
-    path = ROOT / "tilelli_nb" / "weights" / name / "README.md"
+    path = WEIGHTS / name / "README.md"
     write_atomic(path, card(name, load_record(run)).encode())
 
 

@@ -1,5 +1,7 @@
 """What is said about the bundled models is what their records say."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -65,11 +67,40 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
 @pytest.mark.parametrize("name", ["nano-chat", "lite-10m-chat"])
 def test_a_chat_card_has_the_figures_of_the_judge(name):
     text = " ".join((WEIGHTS / name / "README.md").read_text(encoding="utf-8").split())
-    found = results_of(load_record(f"{name}-judged"))["held_out"]["phrasings"]["all"]
+    judged = results_of(load_record(f"{name}-judged"))
+    found = judged["held_out"]["phrasings"]["all"]
     right, refused = (found[which]["value"] for which in ("right", "refused"))
     assert re.search(r"about (\S+) simple facts", text)[1] == f"{found['questions']:,}"
     assert re.search(r"it is right in (\S+),", text)[1] == f"{right:.0%}"
     assert re.search(r"refuses (\S+) and invents", text)[1] == f"{refused:.0%}"
+    # it was this file that was judged, and the gate beside it came of that
+    weights = (WEIGHTS / name / "model.safetensors").read_bytes()
+    assert judged["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    gate = json.loads((WEIGHTS / name / "gate.json").read_text(encoding="utf-8"))
+    threshold = judged["gate"]["margin"]["threshold"]
+    assert gate == {"signal": "margin", "threshold": threshold}
+
+
+def test_a_card_says_how_many_of_its_words_are_words():
+    text = " ".join((WEIGHTS / "lite-10m" / "README.md").read_text("utf-8").split())
+    said = re.search(r"(\d+)% of the words that it writes are words", text)[1]
+    share = results_of(load_record("lite-10m-words"))["share"]
+    assert said == f"{100 * share:.0f}" and share >= 0.95
+
+
+@pytest.mark.parametrize("name", ["lite-10m", "lite-10m-chat"])
+def test_the_books_that_a_model_has_read_are_named_beside_it(name):
+    """Each with its repository and the commit that was read; the card links there."""
+    sources = (WEIGHTS / name / "SOURCES.md").read_bytes()
+    assert sources == (WEIGHTS / "lite-10m" / "SOURCES.md").read_bytes()
+    lines = sources.decode("utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("|") and "github.com" in line]
+    assert len(rows) == 13
+    for row in rows:
+        assert re.search(r"\]\(https://github\.com/[\w-]+/[\w-]+\) \|", row), row
+        assert re.search(r"\| `[0-9a-f]{12}` \|", row), row
+    card_text = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+    assert "](SOURCES.md)" in card_text
 
 
 def test_the_readme_has_the_figures_of_the_model():

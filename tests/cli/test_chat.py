@@ -230,19 +230,46 @@ def test_ctrl_c_ends_an_answer_and_not_the_program(taught, monkeypatch):
     assert b"TILELLI: A lon\0USER: Two" in asked[1]  # what was said is remembered
 
 
+class Terminal:
+    def isatty(self):
+        return True
+
+
 def test_the_end_of_the_keyboard_ends_the_program(monkeypatch):
-    class Terminal:
-        def isatty(self):
-            return True
+    def ended(prompt):
+        raise EOFError
 
     monkeypatch.setattr(chat_module.sys, "stdin", Terminal())
-    for error in (EOFError, KeyboardInterrupt):
+    monkeypatch.setattr("builtins.input", ended)
+    assert chat_module.read_line() is None
 
-        def pressed(prompt, error=error):
-            raise error
 
-        monkeypatch.setattr("builtins.input", pressed)
-        assert chat_module.read_line() is None
+@pytest.mark.parametrize(
+    "keys, questions, warnings",
+    [
+        # None is Ctrl-C. Once is taken for an answer that has just ended
+        ([None, "One", "/quit"], ["One"], 1),
+        ([None, None, "One"], [], 1),
+        ([None, "One", None, "Two", "/quit"], ["One", "Two"], 2),
+    ],
+)
+def test_ctrl_c_at_the_prompt_must_come_twice(
+    taught, monkeypatch, capsys, keys, questions, warnings
+):
+    out, _ = taught
+    left, asked = list(keys), []
+
+    def pressed():
+        key = left.pop(0)
+        if key is None:
+            raise KeyboardInterrupt
+        return key
+
+    monkeypatch.setattr(chat_module, "read_line", pressed)
+    monkeypatch.setattr(chat_module, "answer", lambda _, said, __: asked.append(said))
+    chat_module.chat(str(out))
+    assert asked == questions
+    assert capsys.readouterr().err.count(chat_module.ONCE_MORE) == warnings
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")

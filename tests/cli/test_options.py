@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tilelli_nb import TilelliError
 from tilelli_nb.cli import launch
+from tilelli_nb.cli import sft as sft_module
 from tilelli_nb.cli.app import app
 from tilelli_nb.cli.launch import TrainOptions, precision_of
 from tilelli_nb.config import load_config
@@ -158,6 +159,34 @@ def test_every_option_of_train_arrives(arriving):
     seen = arriving("train", "--corpus", "mine.txt", "--minutes", 1.5, "--compile")
     assert (seen["minutes"], seen["compiled"], seen["stop_at"]) == (1.5, True, None)
     assert seen["usd_per_hour"] is None and seen["max_dollars"] is None
+
+
+def test_every_option_of_sft_arrives(arriving, monkeypatch):
+    """But for the pairs and the text, which the next test has."""
+    monkeypatch.setattr(sft_module, "conversations", lambda *about: None)
+    seen = arriving(
+        *("sft", "--out", "run", "--steps", 9, "--stop-at", 3, "--batch", 6),
+        *("--lr", 0.003, "--seed", 4, "--precision", "fp32", "--device", "cpu"),
+        *("--keep-checkpoints", 5, "--compile", "--notes", "A word."),
+    )
+    expected = {
+        "resume": False,
+        "stop_at": 3,
+        "minutes": None,
+        "device": "cpu",
+        "compiled": True,
+        "notes": "Started from the weights of tilelli/nano. A word.",
+    }
+    assert expected.items() <= seen.items() and seen["out"].name == "run"
+    settings = seen["lm"].config.train
+    assert (settings.steps, settings.batch, settings.seed) == (9, 6, 4)
+    assert (settings.lr, settings.precision) == (0.003, "fp32")
+    assert settings.keep_checkpoints == 5
+    seen = arriving("sft", "--minutes", 1.5, "--resume", "--no-compile")
+    assert (seen["minutes"], seen["resume"], seen["compiled"]) == (1.5, True, False)
+    assert (seen["stop_at"], seen["device"]) == (None, None)
+    # what is not given is as the configuration has it
+    assert seen["lm"].config == load_config("sft_nano")
 
 
 def test_other_pairs_and_another_text_arrive_at_sft(arriving):

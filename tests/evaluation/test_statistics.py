@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
+from scipy import stats
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from tilelli_nb.errors import EvaluationError
 from tilelli_nb.evaluation.statistics import (
@@ -67,6 +67,40 @@ def test_an_interval_has_the_width_of_theory():
     assert bootstrap(share, sample) != bootstrap(share, sample, seed=1)
 
 
+def columns_of(measure):
+    """Data for a measure: a mean far to one side, or an order with many ties."""
+    dice = np.random.default_rng(3)
+    if measure is np.mean:
+        return [dice.exponential(size=60) ** 2]
+    positive = np.arange(90) % 3 == 0
+    return [dice.integers(0, 6, 90) + 2 * positive, positive]
+
+
+@pytest.mark.parametrize("measure", [np.mean, auroc])
+def test_an_interval_is_scipys(measure):
+    """Two draws of 4,000 resamples each. The 2.5% point of n values of a normal
+    distribution has a standard error of sqrt(0.025 * 0.975 / n) / 0.0584 standard
+    deviations, 0.0584 being its density there: 0.042. The difference of two has 0.06,
+    and 0.24 are four of those. The ends of a 90% interval would be 0.31 away.
+    """
+    columns = columns_of(measure)
+    ours = bootstrap(measure, *columns, resamples=4000)
+    theirs = stats.bootstrap(
+        columns,
+        measure,
+        n_resamples=4000,
+        vectorized=False,
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    low, high = theirs.confidence_interval
+    near = 0.24 * theirs.standard_error
+    assert ours.value == measure(*columns)
+    assert ours.low == pytest.approx(low, abs=near)
+    assert ours.high == pytest.approx(high, abs=near)
+
+
 def test_columns_are_drawn_together():
     """Rows stay rows: scores that are the outcomes keep their perfect order."""
     positive = np.arange(30) % 3 == 0
@@ -97,6 +131,32 @@ def test_among_ties_nobody_can_choose():
     assert other.risk.tolist() == curve.risk.tolist()
     level = risk_coverage([0.5] * 4, [True, False, False, False])
     assert level.risk.tolist() == [0.75] * 4
+    # three tied first, one of them wrong: a third each; then two, both wrong
+    curve = risk_coverage([0.3, 0.8, 0.8, 0.3, 0.8], [False, True, False, False, True])
+    assert curve.coverage.tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert curve.threshold.tolist() == [0.8, 0.8, 0.8, 0.3, 0.3]
+    assert curve.risk == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2 / 4, 3 / 5])
+    assert curve.area == pytest.approx(2.1 / 5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_risk_and_coverage_are_scikit_learns(seed):
+    """One minus its precision, where all that is at or above a threshold is answered:
+    for us that is the last one of each tie.
+    """
+    dice = np.random.default_rng(seed)
+    n = int(dice.integers(2, 200))
+    confidence = dice.integers(0, 12, n) / 7  # many ties
+    right = dice.random(n) < dice.random()
+    right[0] = True  # without one, its recall is undefined
+    found = risk_coverage(confidence, right)
+    precision, _, thresholds = precision_recall_curve(right, confidence)
+    assert set(thresholds) == set(found.threshold)
+    last = [np.flatnonzero(found.threshold == level)[-1] for level in thresholds]
+    # its own last point is of no answers at all
+    assert found.risk[last] == pytest.approx(1 - precision[:-1])
+    answered = [np.mean(confidence >= level) for level in thresholds]
+    assert found.coverage[last] == pytest.approx(answered)
 
 
 def test_confidence_without_knowledge_leaves_the_risk_as_it_is():
@@ -142,7 +202,7 @@ def test_a_threshold_needs_both_kinds(better):
 @pytest.mark.parametrize("right, of", [(0, 2), (24, 24), (3, 7), (446, 1000)])
 def test_the_interval_of_a_share_is_wilsons(right, of):
     found = share_interval([True] * right + [False] * (of - right))
-    theirs = binomtest(right, of).proportion_ci(0.95, method="wilson")
+    theirs = stats.binomtest(right, of).proportion_ci(0.95, method="wilson")
     assert found == pytest.approx((right / of, theirs.low, theirs.high), abs=1e-6)
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_train import small, timeless
+from test_train import assert_same_run, small, timeless, weights
 
 from tilelli_nb import TilelliLM, load_config, load_record, prepare_shards
 from tilelli_nb.errors import ConfigError, TrainingError
@@ -228,6 +228,25 @@ def test_a_run_keeps_the_precision_it_began_with(tmp_path, shards, monkeypatch):
     lm = small(**settings)
     record = train(lm, shards, tmp_path / "run", resume=True, progress=False)
     assert record["precision"] == "bf16" and record["finished"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_auto_without_a_gain_trains_as_fp32_bit_for_bit(
+    tmp_path, shards, monkeypatch, optimizer
+):
+    def run(name, precision):
+        lm = small(steps=3, optimizer=optimizer, precision=precision)
+        return train(lm, shards, tmp_path / name, progress=False)["precision"]
+
+    assert run("exact", "fp32") == "fp32"
+    monkeypatch.setattr(precision_module, "bf16_gain", lambda: 1.29)
+    assert run("slow", "auto") == "fp32"
+    assert_same_run(tmp_path / "exact", tmp_path / "slow")
+    # with a gain it does not, so that there is something to see
+    monkeypatch.setattr(precision_module, "bf16_gain", lambda: 1.31)
+    assert run("fast", "auto") == "bf16"
+    exact, fast = (weights(tmp_path / name) for name in ("exact", "fast"))
+    assert any(not torch.equal(exact[name], fast[name]) for name in exact)
 
 
 def test_another_precision_or_optimizer_is_refused_by_name(tmp_path, shards):

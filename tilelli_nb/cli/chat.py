@@ -9,6 +9,7 @@ import typer
 from .options import ModelOption, refuse
 
 HELP = "Ask something. /reset forgets the conversation, /quit or Ctrl-D ends it."
+ONCE_MORE = "Ctrl-C once more, Ctrl-D or /quit ends the conversation."
 COMMAND = re.compile(r"/[a-z]+")
 
 Temperature = Annotated[
@@ -34,8 +35,8 @@ def chat(
     confidence: Confidence = True,
     gate: UseGate = False,
 ) -> None:
-    """Talks with a model that was trained to chat. Ctrl-C ends an answer, Ctrl-D the
-    conversation.
+    """Talks with a model that was trained to chat. Ctrl-C ends an answer, Ctrl-D (or
+    Ctrl-C twice) the conversation. Without --gate every answer is given.
     """
     from .. import pretrained
     from ..errors import CheckpointError
@@ -56,8 +57,18 @@ def chat(
         )
     conversation = Conversation(lm, found, temperature, seed)
     typer.echo(HELP, err=True)
+    is_warned = False
     while True:
-        question = read_line()
+        try:
+            question = read_line()
+        except KeyboardInterrupt:  # often meant for an answer that has just ended
+            typer.echo()
+            if is_warned:
+                return
+            is_warned = True
+            typer.echo(ONCE_MORE, err=True)
+            continue
+        is_warned = False
         command = "" if question is None else question.strip().lower()
         if question is None or command == "/quit":
             return
@@ -71,9 +82,7 @@ def chat(
 
 
 def read_line() -> str | None:
-    """A line from the keyboard, or from a file that stands for it; None at its end and
-    at Ctrl-C.
-    """
+    """A line from the keyboard, or from a file that stands for it; None at its end."""
     if sys.stdin is None:  # whoever started the program has closed it
         return None
     try:
@@ -81,7 +90,7 @@ def read_line() -> str | None:
         if sys.stdin.isatty():
             return input("USER: ")
         line = sys.stdin.buffer.readline()  # whatever bytes a pipe holds
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         typer.echo()
         return None
     if not line:

@@ -162,6 +162,11 @@ class Conversation:
                 f"max_new = {max_new!r}",
                 f"an answer has 1 to {MAX_ANSWER} bytes: the question needs the rest",
             )
+        if gate is not None and getattr(gate, "signal", None) not in SIGNALS:
+            raise GenerationError(
+                f"gate = {gate!r}",
+                f"give a Gate with one of the signals {', '.join(SIGNALS)}, or None",
+            )
         self.lm, self.gate = lm, gate
         self.sampling = Sampling(max_new, temperature, seed=seed)
         self.history = list(history)
@@ -183,6 +188,7 @@ class Conversation:
         said: list[str] = []
         spoken: list[Spoken] = []
         held_back = None
+        is_whole = False
         try:
             source = speak(self.lm, prompt, self.sampling, turn=len(self.history))
             for piece in ByteTokenizer().stream(self.passed(source, spoken)):
@@ -192,10 +198,13 @@ class Conversation:
                 held_back = beginning_of(spoken)
                 said.append(REFUSAL)
                 yield REFUSAL
+            is_whole = True
         finally:  # also when nobody wants to hear the rest
             text = "".join(said)
             self.reply = Reply(text, spoken, cleaned.notes, held_back)
-            if spoken:  # else nothing was answered
+            # stopped before anything was shown, it is no turn: training has no answer
+            # that breaks off at its first byte
+            if text or (is_whole and spoken):
                 # what was shown, the refusal included, and not what was held back
                 self.history.append((question, text))
 
@@ -241,9 +250,15 @@ def chat(
     gate: Gate | None = None,
 ) -> Reply:
     """The model's answer to a question, or to a conversation: texts by turns, the
-    reader's first and last. Raises GenerationError for another number of them.
+    reader's first and last. Raises GenerationError for another number of them, or for
+    other things than texts.
     """
     texts = [history] if isinstance(history, str) else list(history)
+    if not all(isinstance(text, str) for text in texts):
+        raise GenerationError(
+            "a conversation with something that is no text",
+            "give strings, turn by turn",
+        )
     if len(texts) % 2 == 0:
         raise GenerationError(
             f"a conversation of {len(texts)} texts",

@@ -17,6 +17,7 @@ FILES = [
     "generation_config.json",
     "gate.json",
     "README.md",
+    "SOURCES.md",  # whose text it was trained on
 ]
 
 

@@ -50,6 +50,13 @@ class Prefetch:
         self.waited_s += time.perf_counter() - start
         return batch
 
+    def peek(self) -> tuple[Tensor, ...]:
+        """The batch that next() will give out; it stays in the queue. An error in the
+        thread is raised here, too.
+        """
+        batch, _ = self.ahead[0].result()
+        return batch
+
     def restart(self) -> None:
         """Draws again what was drawn ahead, from data that has changed."""
         for future in self.ahead:

@@ -1,8 +1,12 @@
-"""The clock of a run: how long it has trained, over all its parts."""
+"""The clock of a run: how long it has trained, over all its parts, and how fast it
+reads where nothing else is done.
+"""
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Clock:
@@ -45,3 +49,19 @@ class Clock:
         start = time.perf_counter()
         yield
         self.aside_s += time.perf_counter() - start
+
+
+def steady_bytes_per_s(lines: list[dict[str, Any]]) -> float | None:
+    """Bytes/s between two lines of metrics.jsonl that no evaluation lies between: the
+    median, so that a sample or a checkpoint now and then does not count. None where
+    there are no such two lines behind the first, which is for warming up or compiling.
+
+    A record's own bytes_per_s is of all the time of training, these included.
+    """
+    rates = []
+    for earlier, later in zip(lines[1:], lines[2:], strict=False):
+        seconds = later["wall_s"] - earlier["wall_s"]
+        # the time of an evaluation is before its own line
+        if "val_bpb" not in later and seconds > 0:
+            rates.append((later["bytes_seen"] - earlier["bytes_seen"]) / seconds)
+    return statistics.median(rates) if rates else None

@@ -145,10 +145,7 @@ class Processes:
         """lm.loss_terms, compiled if wanted; between several processes its backward
         pass averages the gradients.
         """
-        module = LossTermsOf(lm)
-        if compiled:
-            # A graph for each size of batch: one for all of them would be slower.
-            module.compile(dynamic=False)
+        module = loss_terms_alone(lm, compiled)
         if self.world > 1:
             module = nn.parallel.DistributedDataParallel(module)
         return module
@@ -206,6 +203,15 @@ class LossTermsOf(nn.Module):
     def forward(self, x: Tensor, targets: Tensor):
         """The terms of the loss of x and targets (B, T)."""
         return self.lm.loss_terms(x, targets)
+
+
+def loss_terms_alone(lm, compiled: bool) -> LossTermsOf:
+    """lm.loss_terms, compiled if wanted, of this process alone."""
+    module = LossTermsOf(lm)
+    if compiled:
+        # A graph for each size of batch: one for all of them would be slower.
+        module.compile(dynamic=False)
+    return module
 
 
 ECHO_S = 2.0  # seconds in which a second signal is taken for an echo of the first

@@ -22,6 +22,7 @@ from ..inference import scoring
 from ..storage import checkpoint, records
 from .batches import Prefetch
 from .clock import Clock
+from .compiled_check import check_compiled
 from .cost import Bill, hourly_price, time_and_price
 from .cpu_tuning import keep_freed_memory, keep_threads
 from .distributed import Processes, stop_signals
@@ -74,27 +75,30 @@ def train(
     fixes the length of the schedule from them. SIGTERM, SIGHUP and a bill above
     `max_dollars` write a checkpoint and return; Ctrl-C writes one and then raises
     RunInterrupted, a KeyboardInterrupt. `compiled` (on CUDA unless told otherwise)
-    takes the step through torch.compile. `on_log` gets each metrics line. Under
-    torchrun every process calls this. A run that is finished is left as it is. Raises
-    TrainingError, DataError, ConfigError, CheckpointError.
+    takes the step through torch.compile, once its gradients have been compared with
+    those of a step without. `on_log` gets each metrics line. Under torchrun every
+    process calls this. A run that is finished is left as it is. Raises TrainingError,
+    DataError, ConfigError, CheckpointError.
     """
     check_limits(stop_at=stop_at, minutes=minutes, max_dollars=max_dollars)
     keep_freed_memory()  # the system would clear its pages before it gave them back
     run = Run(lm, shards, at_home(out), device, prompt, on_log)
+    if compiled is not None:
+        run.compiled = compiled
     run.bill = Bill(hourly_price(run.gpu_name, usd_per_hour), max_dollars)
     with sole_writer(run.out, run.processes.is_first):
         run.begin(resume, minutes, notes, stop_at)
         if run.record["finished"]:  # it is never touched
             lm.eval()
         else:
-            run_steps(run, stop_at or run.settings.steps, compiled, progress)
+            run_steps(run, stop_at or run.settings.steps, progress)
             run.finish()
     if run.stopped_by == "SIGINT":
         raise RunInterrupted(run.record)
     return run.record
 
 
-def run_steps(run: "Run", stop_at: int, compiled: bool | None, progress: bool) -> None:
+def run_steps(run: "Run", stop_at: int, progress: bool) -> None:
     """Trains to step `stop_at` or to the end of the schedule, if nobody stops it."""
     last_step = min(run.settings.steps, stop_at)
     shows = progress and run.processes.is_first
@@ -104,7 +108,7 @@ def run_steps(run: "Run", stop_at: int, compiled: bool | None, progress: bool) -
     with (
         stop_signals(say) as stopped,
         progress_bar(run, shows) as bar,
-        run.ready(compiled),
+        run.ready(),
     ):
         pace = Pace(run.step, last_step)
         while run.step < last_step:
@@ -160,6 +164,7 @@ class Run:
         self.processes = Processes(device)
         self.device = self.processes.device
         self.gpu_name = None
+        self.compiled = self.device.type == "cuda"  # unless train() is told otherwise
         if self.device.type == "cuda":
             self.gpu_name = torch.cuda.get_device_name(self.device)
         lm.to(self.device).train()
@@ -336,17 +341,18 @@ class Run:
         return self.processes.share(batch)
 
     @contextmanager
-    def ready(self, compiled: bool | None) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """Sets up what the loop alone needs, and ends it afterwards: the loss function,
-        compiled and averaged over processes, and a thread that draws the next batches
-        while the present one is computed.
+        compiled, checked and averaged over processes, and a thread that draws the next
+        batches while the present one is computed.
         """
         on_gpu = self.device.type == "cuda"
-        compiled = on_gpu if compiled is None else compiled
-        self.loss_terms = self.processes.loss_terms(self.lm, compiled)
+        self.loss_terms = self.processes.loss_terms(self.lm, self.compiled)
         self.batches = Prefetch(self.draw, self.data_state, pin=on_gpu)
         try:
             with explain_gpu_errors(self.settings.micro_batch):
+                if self.compiled and self.step < self.settings.steps:
+                    check_compiled(self)
                 yield
         finally:
             self.batches.close()

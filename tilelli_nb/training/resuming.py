@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 
 from ..config import Config, TrainConfig
 from ..errors import ConfigError, DataError, TrainingError
-from ..files import is_file, keep_lines, write_atomic
+from ..files import is_file, keep_lines, load_lines, write_atomic
 from ..storage import checkpoint, records
+from .clock import steady_bytes_per_s
 from .optimizer import learning_rate, moments_of
 
 # Settings that change no result but for rounding, so that a resumed run may have
@@ -239,13 +240,27 @@ def _check_at_peak(name: str, step: int, settings: TrainConfig) -> None:
 
 
 def facts_of_part(run: Any) -> dict[str, Any]:
-    """Returns what results.json says of the part of a run that ends here."""
+    """Returns what results.json says of the part of a run that ends here.
+
+    processes: how many trained together. stopped_by: a signal's name, "budget", or None
+    where nobody stopped it. went_back: from which step, to which and why, each time.
+    data_wait_share: the share of the time of training, 0 to 1, in which the model
+    waited for a batch. steady_bytes_per_s: what all processes together read in a second
+    while they neither compiled nor evaluated; None where the part was too short.
+    """
     training_s = run.clock.part_training_seconds()
+    # the lines of the parts before this one were written before its clock began
+    lines = []
+    for line in load_lines(run.out / JSONL_FILES[0]):
+        if line["wall_s"] > run.clock.before_s:
+            lines.append(line)
+    speed = steady_bytes_per_s(lines)
     return {
         "processes": run.processes.world,
         "stopped_by": run.stopped_by,
         "went_back": run.guard.setbacks,
         "data_wait_share": run.batches.waited_s / training_s,
+        "steady_bytes_per_s": None if speed is None else round(speed, 1),
     }
 
 

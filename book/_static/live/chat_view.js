@@ -50,8 +50,8 @@ export function start_chat(place, model) {
       });
       status.say(reply ? "" : "Stopped.");
       if (reply) finish(reply, answer, about);
-      // forgotten meanwhile, it stays forgotten
-      if (history === before) history = [...before, [asked, answer.textContent]];
+      // forgotten meanwhile, it stays forgotten; stopped before anything was said, it is no turn
+      if (history === before && (reply || answer.textContent)) history = [...before, [asked, answer.textContent]];
     } catch (error) {
       status.say(error.message, true);
     }
