@@ -1,4 +1,4 @@
-"""What a person is told when a run begins: what it is, on what, and when it will end."""
+"""What a person is told when a run begins: what it is, on what, when it will end."""
 
 import time
 from types import SimpleNamespace
@@ -18,28 +18,31 @@ PARAMETERS = "14,688"
 
 
 class Watch:
-    """Stands for the module time: noon of 1 January 1970, and so many seconds between
-    one look at the clock and the next.
+    """Stands for the module time: noon of 1 January 1970, and a clock that is moved on
+    by hand.
     """
 
-    gmtime = localtime = staticmethod(time.gmtime)
+    localtime = staticmethod(time.gmtime)
     strftime = staticmethod(time.strftime)
 
-    def __init__(self, seconds):
-        self.seconds, self.now = seconds, 0.0
+    def __init__(self):
+        self.now = 0.0
 
     def perf_counter(self):
-        self.now += self.seconds
         return self.now
 
     def time(self):
         return 12 * 3600.0
 
+    def after_a_step(self, line):
+        self.now += 600
+
 
 @pytest.fixture
 def watch(monkeypatch):
-    """A clock on which five steps take 3,000 seconds."""
-    monkeypatch.setattr(progress_module, "time", Watch(3000))
+    made = Watch()
+    monkeypatch.setattr(progress_module, "time", made)
+    return made
 
 
 def test_a_run_says_what_it_is_and_when_it_ends(
@@ -51,15 +54,16 @@ def test_a_run_says_what_it_is_and_when_it_ends(
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(precision_module, "bf16_gain", lambda: 15.0)
+    options = {"device": "cpu", "on_log": watch.after_a_step}
     lm = small(precision="auto")
-    train(lm, shards, tmp_path / "run", stop_at=4, device="cpu")
+    train(lm, shards, tmp_path / "run", stop_at=4, **options)
     # a step has 4 rows of 32 bytes; of four steps none is timed
     what = f"nano: {PARAMETERS} parameters on cpu with 3 threads, in bf16; 12 steps of "
     assert capsys.readouterr().out.splitlines() == [
         f"{what}128 bytes, 0 of them done",
     ]
     lm = small(precision="auto")
-    train(lm, shards, tmp_path / "run", resume=True, device="cpu")
+    train(lm, shards, tmp_path / "run", resume=True, **options)
     # Steps 6 to 10 are timed. The last two of twelve take 1,200 seconds.
     assert capsys.readouterr().out.splitlines() == [
         f"{what}128 bytes, 4 of them done",
@@ -73,24 +77,31 @@ def test_a_run_that_stops_early_ends_when_it_stops(
     capsys,
     watch,
 ):
-    train(small(), shards, tmp_path / "run", stop_at=9, device="cpu")
+    train(small(), shards, tmp_path / "run", stop_at=9, on_log=watch.after_a_step)
     # steps 7 to 9 of twelve: 1,800 seconds
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == "600.00 s a step: done in about 0.5 h, at 12:30"
 
 
-def test_nothing_is_said_where_nobody_looks(tmp_path, shards, capsys, watch):  # noqa: F811
+def test_nothing_is_said_where_nobody_looks(
+    tmp_path,
+    shards,  # noqa: F811
+    capsys,
+    watch,
+):
     train(small(), shards, tmp_path / "run", progress=False)
     assert capsys.readouterr().out == ""
 
 
-def test_an_end_on_another_day_is_said_with_its_day(monkeypatch):
-    """Five steps of two seconds, then 100,000 - 6 more: 199,988 seconds, which are two
-    days, 7 hours, 33 minutes and 8 seconds.
+def test_an_end_on_another_day_is_said_with_its_day(watch):
+    """A first step of a minute, which does not count, and five of two seconds. Then
+    100,000 - 6 are left: 199,988 seconds, which are two days, 7 hours, 33 minutes and 8
+    seconds.
     """
-    monkeypatch.setattr(progress_module, "time", Watch(10))
-    pace = Pace(0, 100_000)
-    said = [pace.expected_end(step) for step in range(1, 9)]
+    pace, said = Pace(0, 100_000), []
+    for step in range(1, 9):
+        watch.now += 60 if step == 1 else 2
+        said.append(pace.expected_end(step))
     end = "2.00 s a step: done in about 55.6 h, at 03 January, 19:33"
     assert said == [None, None, None, None, None, end, None, None]
 

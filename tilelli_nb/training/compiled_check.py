@@ -18,9 +18,7 @@ from .optimizer import add_gradients
 # Relative error of a parameter's gradient. Rounding in bf16 alone was seen to make
 # 0.05, in first weights on text; a gradient that is lost makes 1.
 LIMIT = 0.15
-ROWS = (
-    8  # sequences at once in the eager pass: it needs more memory than a compiled one
-)
+ROWS = 8  # sequences at once in the eager pass, which takes more memory for each
 
 
 def check_compiled(run: Any) -> None:
