@@ -222,6 +222,14 @@ def held_out(record: dict, bundled: dict[str, Any]) -> str:
     return text
 
 
+def a_processor(record: dict) -> str:
+    """What a run trained on. Records of before name no CPU."""
+    if record["gpu_name"]:
+        return f"a {record['gpu_name']}"
+    named = record.get("processor")
+    return f"a CPU ({named})" if named else "a CPU"
+
+
 def facts(runs: list[dict], bundled: dict[str, Any], has_sources: bool) -> list[str]:
     """The lines of the card's first table."""
     record, said = runs[-1], bundled["said"]
@@ -245,8 +253,8 @@ def facts(runs: list[dict], bundled: dict[str, Any], has_sources: bool) -> list[
         "remarks": " ".join(
             f"`{run['name']}`: {run['notes']}" for run in runs if run["notes"]
         ),
-        "time": f"{hours:.1f} hours on a {record['gpu_name'] or 'CPU'}, with whatever "
-        "else it did meanwhile",
+        "time": f"{hours:.1f} hours on {a_processor(record)}, with whatever else it "
+        "did meanwhile",
         "weights": f"{weights}; {bundled['megabytes']:.2f} MB",
         "held out": held_out(record, bundled),
         "sampling": f"temperature {said['temperature']:g} unless told otherwise: "

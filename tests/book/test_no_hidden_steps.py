@@ -39,6 +39,7 @@ NOT_SHOWN = {
         "storage.records.new_record",
         "storage.records.now",
         "storage.records.package_sha256",
+        "storage.records.processor",
         "storage.records.run_folder",
         "storage.records.runs_folder",
         "storage.records.versions",

@@ -1,9 +1,9 @@
 """The controls of the chat models: what they ask is new in the way that they say."""
 
-import chat_controls
 import pytest
-from chat_controls import OTHER_NAMES, distance, words_in_slots, words_of
 
+import chat_controls
+from chat_controls import OTHER_NAMES, distance, words_in_slots, words_of
 from tilelli_nb.chat.facts import items, read_yaml
 from tilelli_nb.chat.pairs import Pair, make_pairs
 

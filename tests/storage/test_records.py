@@ -3,6 +3,7 @@ whole.
 """
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from tilelli_nb.storage.records import (
     load_metrics,
     new_record,
     package_sha256,
+    processor,
     runs_folder,
 )
 
@@ -40,6 +42,20 @@ def test_a_new_record_has_every_key_in_order():
         re.fullmatch(r"[0-9a-f]{64}", record["package_sha256"])
         and "torch" in record["versions"]
     )
+
+
+def test_a_record_names_the_processor(tmp_path, monkeypatch):
+    assert new_record("a", "bench")["processor"].endswith(f", {os.cpu_count()} cores")
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : amx\nmodel: 8\n")
+    assert processor() == "arm64, 3 cores"
+    said = (
+        "processor\t: 0\nmodel name\t: A Chip @ 2 GHz\nmodel name\t: A Chip @ 2 GHz\n"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: said)
+    assert processor() == "A Chip @ 2 GHz, 3 cores"
 
 
 def test_unknown_keys_and_kinds_are_refused():
@@ -98,7 +114,7 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
 def test_committed_records_are_whole(path):
     record = json.loads(path.read_text())
     # the first ones had no precision, or no id, or no threads
-    assert tuple(record) in (KEYS, KEYS[:-1], KEYS[:-2], KEYS[:-3])
+    assert tuple(record) in (KEYS, KEYS[:-1], KEYS[:-2], KEYS[:-3], KEYS[:-4])
     assert record["name"] == path.parent.name and record["kind"] in KINDS
     assert record["git"]
     if record["finished"] is None:  # a run that was stopped before its last step

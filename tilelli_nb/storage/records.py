@@ -4,7 +4,9 @@ in the book points at one.
 
 import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -43,6 +45,7 @@ KEYS = (
     "precision",
     "run_id",
     "threads",
+    "processor",
 )
 KINDS = ("train", "sft", "eval", "bench")
 
@@ -65,6 +68,7 @@ def new_record(name: str, kind: str, **values: Any) -> dict[str, Any]:
         "name": name,
         "kind": kind,
         "device": "cpu",
+        "processor": processor(),
         "versions": versions(),
         "git": git_commit(),
         "package_sha256": package_sha256(),
@@ -84,6 +88,16 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):  # there is no triton on a Mac
             found[name] = metadata.version(name)
     return found
+
+
+def processor() -> str:
+    """The name of this machine's CPU, and how many cores it has."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux alone says more in a file
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^model name\s*:\s*(.+)$", cpu, re.M)
+        name = found[1].strip() if found else name
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def git_commit() -> str | None:
