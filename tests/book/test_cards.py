@@ -64,6 +64,21 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     assert "train --init tilelli/nano --config" in commands(initialised, "x")[0]
 
 
+def test_the_command_of_a_chat_model_names_all_that_is_its_own():
+    record = load_record("nano-chat")
+    train = record["config"]["train"] | {"batch": 16, "lr": 5e-4, "steps": 100_000}
+    other = record | {
+        "config": record["config"] | {"train": train},
+        "data": record["data"]
+        | {"source": "20,000 questions and answers of seed 3, and stories"},
+    }
+    assert commands(other, "stories") == [
+        "tilelli sft --init tilelli/nano --config sft_nano --text stories "
+        "--steps 100000 --batch 16 --lr 0.0005 --pairs 20000 --pairs-seed 3 --seed 0 "
+        "--out runs/nano-chat"
+    ]
+
+
 @pytest.mark.parametrize("name", ["nano-chat", "lite-10m-chat"])
 def test_a_chat_card_has_the_figures_of_the_judge(name):
     text = " ".join((WEIGHTS / name / "README.md").read_text(encoding="utf-8").split())
