@@ -55,7 +55,7 @@ def test_the_commands_of_a_branch_a_stopped_run_and_two_processes():
     whole = stopped | {"finished": "2026-11-28T18:00:00Z"}
     assert "--stop-at" not in commands(whole, "stories")[0]
     assert "--steps" not in commands(whole, "stories")[0]  # sft_nano has them
-    chat = load_record("lite-10m-chat-third")  # and sft_10m has more
+    chat = load_record("lite-10m-chat")  # and sft_10m has more
     assert f" --steps {chat['steps']} " in commands(chat, "open_text")[0]
     assert "stopped" not in recipe(whole)
     notes = load_record("lite-10m-open-text")["notes"]
