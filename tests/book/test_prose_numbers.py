@@ -330,6 +330,40 @@ def test_how_far_the_large_chat_model_has_come():
     facts, names = (now[part]["all"] for part in ("phrasings", "entities"))
     assert to_cents(facts["right"]["value"], names["refused"]["value"]) == [0.66, 0.73]
     assert to_cents(first["phrasings"]["all"]["right"]["value"]) == [0.38]
-    points = results("lite-10m-chat-curve")["points"]
+    points = results("lite-10m-chat-third-curve")["points"]
     shares = {p["step"]: p["sets"]["phrasings"]["right"]["value"] for p in points}
     assert shares[2000] == pytest.approx(0.4, abs=0.005)
+    assert shares[7600] < shares[5400]  # "three passes more brought nothing"
+
+
+def test_what_the_controls_of_the_chat_models_found():
+    says(
+        "11_chat_deeper",
+        "`nano-chat` gets 56%, and the large model 38%",
+        "real ones in 64% and 48%",
+        "nine in ten are refused in both",
+        "only 63% and 65% are refused",
+        "59% after about 75%",
+    )
+    found = results("chat-controls")
+    nano, lite = found["nano-chat"], found["lite-10m-chat"]
+
+    def share(model, part, group, which):
+        return to_cents(model[part][group][which]["value"])[0]
+
+    follows = [m["follow_ups"]["known"]["right"]["value"] for m in (nano, lite)]
+    assert follows == pytest.approx([0.56, 0.385])
+    unknown = [share(m, "follow_ups", "untrained", "refused") for m in (nano, lite)]
+    assert unknown == [0.64, 0.48]
+    strange = [share(m, "names", "of other parts", "refused") for m in (nano, lite)]
+    assert strange == [0.63, 0.65]
+    for group in ("all words trained", "a word is new"):
+        for model in (nano, lite):
+            assert share(model, "names", group, "refused") > 0.88
+    assert share(nano, "wordings", "3 or more", "right") == 0.59
+    for group in ("1", "2"):
+        assert abs(share(nano, "wordings", group, "right") - 0.75) < 0.03
+    # its weights are those that come with the book
+    for name, model in found.items():
+        bundled = results(f"{name}-judged")["weights_sha256"]
+        assert model["weights_sha256"] == bundled
