@@ -21,8 +21,7 @@ from torch import Tensor
 
 from tilelli_nb import TilelliLM
 from tilelli_nb.data.stories import stories
-from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, write_run
 from tilelli_nb.training.soften import soften_attention
 
 SCALE = 0.05  # of q and k, as in sft_10m.yaml
@@ -84,8 +83,7 @@ def main() -> None:
         found["softened"] = look(lm, text)
         results[name] = found
         print(name, found)
-    write_atomic(args.out / "results.json", dumps(results))
-    write_atomic(args.out / "run.json", dumps({**record, "finished": now()}))
+    write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

@@ -78,13 +78,11 @@ def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
     its results.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    for file in ("run.json", "samples.jsonl"):
-        if (run / file).is_file():
-            shutil.copy(run / file, kept / file)
+    if (run / "samples.jsonl").is_file():
+        shutil.copy(run / "samples.jsonl", kept / "samples.jsonl")
     results = {}
     if (run / "results.json").is_file():
         results = json.loads((run / "results.json").read_text())
-    write_atomic(kept / "results.json", dumps(results | more))
     lines = []
     # as bytes, a file is cut at \n alone
     for line in (run / "metrics.jsonl").open("rb"):
@@ -93,6 +91,8 @@ def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
         if entry["step"] == 1 or entry["step"] % 50 == 0 or "val_bpb" in entry:
             lines.append(line)
     (kept / "metrics.jsonl").write_bytes(b"".join(lines))
+    write_atomic(kept / "results.json", dumps(results | more))
+    shutil.copy(run / "run.json", kept / "run.json")  # last: now it is whole
 
 
 def parse() -> argparse.Namespace:

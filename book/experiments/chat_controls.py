@@ -28,7 +28,6 @@ from tilelli_nb.chat.pairs import Maker, Pair, PairSets, make_pairs
 from tilelli_nb.chat.wording import normal_form
 from tilelli_nb.evaluation.answers import judge, shares
 from tilelli_nb.evaluation.study import weights_digest
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
 OTHER_NAMES = Path(__file__).with_name("other_names.yaml")
@@ -223,14 +222,12 @@ def main() -> None:
             config={"models": args.models, "questions": args.questions},
             seed=args.seed,
             started=began,
-            finished=records.now(),
             wall_s=round(time.perf_counter() - start, 1),
             device="cpu",
             threads=1,
             notes="Nothing of it was used to train or to choose anything.",
         )
-        write_atomic(args.out / "results.json", records.dumps(results))
-        write_atomic(args.out / "run.json", records.dumps(record))
+        records.write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

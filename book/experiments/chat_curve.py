@@ -21,7 +21,6 @@ import torch
 from tilelli_nb import TilelliLM, pretrained
 from tilelli_nb.chat.pairs import PairSets, make_pairs
 from tilelli_nb.evaluation.answers import judge, shares
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
 HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
@@ -100,14 +99,12 @@ def main() -> None:
             config=pretrained.load_model(args.folders[0])[1]["config"],
             seed=args.seed,
             started=began,
-            finished=records.now(),
             wall_s=round(time.perf_counter() - start, 1),
             device="cpu",
             threads=1,
             notes=notes,
         )
-        write_atomic(args.out / "results.json", records.dumps({"points": points}))
-        write_atomic(args.out / "run.json", records.dumps(record))
+        records.write_run(args.out, record, {"points": points})
 
 
 if __name__ == "__main__":

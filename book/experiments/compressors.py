@@ -13,8 +13,7 @@ import hashlib
 import lzma
 from pathlib import Path
 
-from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, write_run
 
 COMPRESSORS = {
     "gzip": lambda data: gzip.compress(data, 9),
@@ -53,8 +52,7 @@ def main() -> None:
         name, _, file = text.partition("=")
         results[name] = measure(Path(file).read_bytes())
         print(name, results[name])
-    write_atomic(args.out / "results.json", dumps(results))
-    write_atomic(args.out / "run.json", dumps({**record, "finished": now()}))
+    write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

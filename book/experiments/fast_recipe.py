@@ -24,7 +24,6 @@ from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.config import Config
 from tilelli_nb.data import corpus
 from tilelli_nb.data.shards import Shards
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 from tilelli_nb.training.cpu_tuning import keep_freed_memory
 from tilelli_nb.training.loop import train
@@ -108,10 +107,7 @@ def timing(args: argparse.Namespace, shards: Shards, precision: str) -> dict:
         wall_s=round(time.perf_counter() - begun, 3),
         notes="Processor seconds of a step on one thread: results.json.",
     )
-    write_atomic(folder / "run.json", records.dumps(record))
-    write_atomic(
-        folder / "results.json", records.dumps({"step_seconds": seconds, "threads": 1})
-    )
+    records.write_run(folder, record, {"step_seconds": seconds, "threads": 1})
     return seconds
 
 

@@ -35,7 +35,7 @@ import gpu_carry
 from tilelli_nb import TilelliLM, prepare_shards
 from tilelli_nb.data.documents import documents
 from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 
 PLAN = Path(__file__).with_name("gpu_plan.py")
 TINY = """
@@ -303,8 +303,7 @@ def main() -> None:
             print(json.dumps({name: found[name]}, indent=2), flush=True)
     if args.out:
         record |= {"finished": now(), "wall_s": round(time.perf_counter() - start, 1)}
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", dumps(found))
+        write_run(args.out, record, found)
     raise SystemExit(not all(one["good"] for one in found.values()))
 
 

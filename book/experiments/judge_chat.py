@@ -39,7 +39,6 @@ from tilelli_nb.evaluation.answers import (
 )
 from tilelli_nb.evaluation.statistics import auroc, bootstrap
 from tilelli_nb.evaluation.study import weights_digest
-from tilelli_nb.files import write_atomic
 from tilelli_nb.inference.chatting import SIGNALS, Gate, write_gate
 from tilelli_nb.storage import records
 from tilelli_nb.training.planning import FINAL_EVAL_BYTES
@@ -241,15 +240,13 @@ def main() -> None:
             config=lm.config.to_dict(),
             seed=args.seed,
             started=began,
-            finished=records.now(),
             wall_s=round(time.perf_counter() - start, 1),
             val_bpb=results["text"]["after"],
             device="cpu",
             threads=1,
             notes=f"{sum(map(len, judged.values())):,} held-out questions.",
         )
-        write_atomic(args.out / "results.json", records.dumps(results))
-        write_atomic(args.out / "run.json", records.dumps(record))
+        records.write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

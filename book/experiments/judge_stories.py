@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
-from tilelli_nb import TilelliLM, files
+from tilelli_nb import TilelliLM
 from tilelli_nb.data.stories import ALWAYS, PRONOUNS, Slots, load_world
 from tilelli_nb.storage import records
 
@@ -220,10 +220,7 @@ def main() -> None:
                 f"{BEGIN!r} and a seed of its own."
             ),
         )
-        files.write_atomic(
-            args.out / "run.json", records.dumps(record | {"finished": records.now()})
-        )
-        files.write_atomic(args.out / "results.json", records.dumps(results))
+        records.write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from tilelli_nb import ByteTokenizer, TilelliLM
 from tilelli_nb.data.corpus import sides_of
 from tilelli_nb.data.documents import documents
 from tilelli_nb.data.shards import fingerprint
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
 # Letters, with apostrophes inside. U+FFFD stands for bytes that are no character: a
@@ -129,8 +128,7 @@ def save(results: dict, lm, args: argparse.Namespace, train: Path, **when: Any) 
         ),
         **when,
     )
-    write_atomic(args.out / "run.json", records.dumps(record))
-    write_atomic(args.out / "results.json", records.dumps(results))
+    records.write_run(args.out, record, results)
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
 from compile_kernels import compile_for, jobs, machine_code, usage  # noqa: E402
-from tilelli_nb.files import write_atomic  # noqa: E402
 from tilelli_nb.model import kernels  # noqa: E402
 from tilelli_nb.model.kernel_sort import (  # noqa: E402
     count_from,
@@ -35,7 +34,7 @@ from tilelli_nb.model.kernel_sort import (  # noqa: E402
     merge,
     sort,
 )
-from tilelli_nb.storage.records import dumps, new_record, now  # noqa: E402
+from tilelli_nb.storage.records import new_record, now, write_run  # noqa: E402
 
 ROWS, KEYS, WIDTH, KEEP, THREADS = 64, 256, 64, 16, 128
 SIZES = {"ROWS": ROWS, "KEYS": KEYS, "WIDTH": WIDTH, "KEEP": KEEP}
@@ -162,8 +161,7 @@ def main() -> None:
             print(card, *row.values(), flush=True)
     if args.out:
         record |= {"finished": now(), "wall_s": round(time.perf_counter() - start, 1)}
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", dumps(found))
+        write_run(args.out, record, found)
 
 
 WAYS = (largest, bisection, sorting)

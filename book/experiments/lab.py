@@ -61,7 +61,6 @@ from lab_study import (
 from tilelli_nb.config import Config
 from tilelli_nb.data.shards import Shards
 from tilelli_nb.errors import ConfigError, TilelliError
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
 ORDER = ("parts", "lite_vanilla", "longer", "fast")
@@ -201,8 +200,7 @@ class Lab:
             results["target"] = study.target
             results["to_target"] = time_to_target(study, arms)
         record = self.record(study, jobs)
-        write_atomic(folder / "run.json", records.dumps(record))
-        write_atomic(folder / "results.json", records.dumps(results))
+        records.write_run(folder, record, results)
         return results
 
     def best_values(self, study: Study) -> tuple[dict[str, dict], dict[str, dict]]:

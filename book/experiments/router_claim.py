@@ -37,12 +37,11 @@ import torch.nn.functional as F
 from tilelli_nb import TilelliLM
 from tilelli_nb.data.stories import stories
 from tilelli_nb.evaluation.claims import judge, load_claims
-from tilelli_nb.files import write_atomic
 from tilelli_nb.model.network import mix
 from tilelli_nb.model.router import PATHWAYS
 from tilelli_nb.pretrained import WEIGHTS
 from tilelli_nb.storage.checkpoint import MODEL_FILE
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
@@ -380,10 +379,8 @@ def main() -> None:
         bytes_per_s=round(bytes_read / wall, 1),
         notes=f"{args.model}: which pathway for which bytes; the measured values are in results.json.",
     )
-    write_atomic(args.out / "run.json", dumps(record))
-    write_atomic(
-        args.out / "results.json",
-        dumps({"model": args.model, "weights_sha256": digest, **results}),
+    write_run(
+        args.out, record, {"model": args.model, "weights_sha256": digest, **results}
     )
     for half in (
         "bigrams",

@@ -22,7 +22,6 @@ large matrices.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -39,9 +38,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilelli_nb.files import write_atomic
 from tilelli_nb.model.attention import topk_attention
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
@@ -267,13 +265,7 @@ def main() -> None:
             gpu_name=torch.cuda.get_device_name() if CUDA else None,
             notes=f"Median of {rounds} rounds in which all versions take turns.",
         )
-        write_atomic(
-            args.out / "run.json",
-            dumps(record | {"started": started, "finished": now()}),
-        )
-        write_atomic(
-            args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n"
-        )
+        write_run(args.out, record | {"started": started, "finished": now()}, results)
 
 
 if __name__ == "__main__":

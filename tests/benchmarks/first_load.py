@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage import records
 
 LOAD = """
@@ -69,12 +68,10 @@ def main() -> None:
             "bench",
             config={"processes": PROCESSES},
             started=began,
-            finished=records.now(),
             wall_s=round(time.perf_counter() - start, 1),
             notes="Medians of fresh processes, one after the other.",
         )
-        write_atomic(args.out / "results.json", records.dumps(results))
-        write_atomic(args.out / "run.json", records.dumps(record))
+        records.write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

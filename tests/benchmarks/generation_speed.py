@@ -45,11 +45,10 @@ import torch.nn.functional as F
 from training_speed import PlainLM
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.files import write_atomic
 from tilelli_nb.inference.decoding import prefill_prompt
 from tilelli_nb.inference.prepared import KINDS
 from tilelli_nb.inference.sampling import Sampling, sample_next, window_start
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 
 PROMPT, SAMPLING = 128, Sampling(temperature=0.8, seed=0)
 
@@ -470,10 +469,7 @@ def main():
             bytes_per_s=best,
             wall_s=round(time.perf_counter() - started, 1),
         )
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(
-            args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n"
-        )
+        write_run(args.out, record, results)
 
 
 def ratios(speeds):

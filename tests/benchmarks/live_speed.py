@@ -26,8 +26,7 @@ sys.path += [str(ROOT / "book" / "tools"), str(ROOT / "tests" / "book")]
 from live_server import LiveServer  # noqa: E402
 
 import live_models  # noqa: E402
-from tilelli_nb.files import write_atomic  # noqa: E402
-from tilelli_nb.storage.records import dumps, new_record, now  # noqa: E402
+from tilelli_nb.storage.records import new_record, now, write_run  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
 PROMPT = "Once upon a time"
@@ -127,8 +126,7 @@ def main() -> None:
         record["wall_s"] = round(time.perf_counter() - start, 1)
         record["finished"] = now()
         args.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", dumps(results))
+        write_run(args.out, record, results)
 
 
 def measure(models: Path, names: list[str]) -> dict:

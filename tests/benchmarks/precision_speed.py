@@ -28,8 +28,7 @@ from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.config import Config
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.data.shards import Shards
-from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 from tilelli_nb.training.loop import train
 from tilelli_nb.training.optimizer import make_optimizer, update
 
@@ -133,8 +132,7 @@ def main() -> None:
             "val_bpb": val_bpb,
             "difference": round(val_bpb["bf16"] - val_bpb["fp32"], 5),
         }
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(args.out / "results.json", dumps(results))
+        write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

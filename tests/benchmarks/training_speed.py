@@ -17,7 +17,6 @@ with results.json beside it.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -33,8 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tilelli_nb import TilelliLM, load_config
-from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 from tilelli_nb.training.optimizer import make_optimizer, update
 
 WARM_UP = 3
@@ -264,10 +262,7 @@ def main():
             "ratios": [round(r, 3) for r in ratios],
             "parts_ms": parts,
         }
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(
-            args.out / "results.json", json.dumps(measured, indent=2).encode() + b"\n"
-        )
+        write_run(args.out, record, measured)
 
 
 def stepper(lm, x, targets):

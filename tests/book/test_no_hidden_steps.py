@@ -43,6 +43,7 @@ NOT_SHOWN = {
         "storage.records.run_folder",
         "storage.records.runs_folder",
         "storage.records.versions",
+        "storage.records.write_run",
     ],
     "plumbing: a kind of error each": ["errors"],
     "lists and word-making behind the pairs, which chapter 11 shows": [

@@ -42,6 +42,11 @@ def test_follow_ups_are_new_and_lean_on_a_turn(sets):
     for pair in found:
         assert len(pair.history) == 1
         assert (pair.question.lower(), pair.history) not in trained
+    refused = {pair.question.lower() for pair in sets.train if not pair.answerable}
+    for pair in found:
+        # real names that training refuses are no test of what it never showed
+        if pair.kind == "untrained":
+            assert pair.question.lower() not in refused
     unknown = {pair.kind for pair in found if not pair.answerable}
     assert unknown == {"invented", "untrained"}
     # twice the same, and of another seed others

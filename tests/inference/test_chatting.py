@@ -163,6 +163,40 @@ def test_whoever_stops_early_keeps_what_was_said(lm, says):
     assert conversation.history == [("?", "Pa")]
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_was_stopped_before_it_was_shown_is_no_turn(lm, monkeypatch, shown):
+    """Behind a gate, four bytes are drawn before any is shown."""
+
+    def interrupted(lm, prompt, sampling, turn):
+        yield from (Spoken(byte, 0.9, 0.0) for byte in (b"Pari" if shown else b"Par"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chatting, "speak", interrupted)
+    conversation = Conversation(lm, Gate("margin", 0.5))
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("?")
+    assert conversation.history == ([("?", "Pari")] if shown else [])
+
+
+def test_an_answer_that_is_empty_of_itself_is_a_turn(lm, says):
+    says("", [0.9])
+    conversation = Conversation(lm)
+    assert conversation.ask("?").text == ""
+    assert conversation.history == [("?", "")]
+
+
+@pytest.mark.parametrize("gate", [Gate("luck", 0.5), 0.5, "margin"])
+def test_a_gate_must_be_one(lm, gate):
+    with pytest.raises(GenerationError, match="margin, max_softmax"):
+        lm.chat("Hi", gate=gate)
+
+
+@pytest.mark.parametrize("texts", [b"Hi", ["Hi", None, "Is it?"], [1]])
+def test_a_conversation_is_of_texts(lm, texts):
+    with pytest.raises(GenerationError, match="no text"):
+        lm.chat(texts)
+
+
 def test_chat_takes_a_question_or_texts_by_turns(lm, says):
     prompts = says("Yes.", [0.9] * 5)
     assert lm.chat("Is it?").text == "Yes."

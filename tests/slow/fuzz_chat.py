@@ -19,7 +19,6 @@ import torch
 from tilelli_nb import TilelliLM
 from tilelli_nb.chat.template import encode_prompt
 from tilelli_nb.evaluation.study import weights_digest
-from tilelli_nb.files import write_atomic
 from tilelli_nb.inference.chatting import Conversation, Gate
 from tilelli_nb.storage import records
 
@@ -114,13 +113,11 @@ def main() -> None:
             args.out.name,
             "eval",
             started=began,
-            finished=records.now(),
             wall_s=round(seconds, 1),
             threads=1,
             notes="Hostile questions: every prompt kept its form, every answer came.",
         )
-        write_atomic(args.out / "results.json", records.dumps(results))
-        write_atomic(args.out / "run.json", records.dumps(record))
+        records.write_run(args.out, record, results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ is set aside by another seed.
 """
 
 import argparse
-import json
 import sys
 import time
 from itertools import product
@@ -19,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 import torch  # noqa: E402
 from test_kernels import DEVICE, agrees  # noqa: E402
 
-from tilelli_nb import files
 from tilelli_nb.storage import records
 
 LENGTHS, WIDTHS, KEEPS = (1, 15, 16, 17, 100, 256), (16, 40, 48, 64), (1, 4, 16, 300)
@@ -66,10 +64,7 @@ def main() -> None:
         record |= {
             "wall_s": round(seconds, 1),
             "started": began,
-            "finished": records.now(),
         }
-        args.out.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(args.out / "run.json", records.dumps(record))
         results = {
             "cases": cases,
             "failures": failures,
@@ -78,9 +73,7 @@ def main() -> None:
             "widths": WIDTHS,
             "keeps": KEEPS,
         }
-        files.write_atomic(
-            args.out / "results.json", json.dumps(results, indent=2).encode() + b"\n"
-        )
+        records.write_run(args.out, record, results)
     sys.exit(bool(failures))
 
 

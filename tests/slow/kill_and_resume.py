@@ -13,7 +13,6 @@ results.json beside it.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -27,9 +26,8 @@ import torch
 
 from tilelli_nb import TilelliLM, load_config, prepare_shards
 from tilelli_nb.data.documents import documents
-from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.checkpoint import MODEL_FILE, read_tensors
-from tilelli_nb.storage.records import dumps, load_metrics, new_record, now
+from tilelli_nb.storage.records import load_metrics, new_record, now, write_run
 from tilelli_nb.training.distributed import Processes
 from tilelli_nb.training.loop import train
 
@@ -192,10 +190,7 @@ def main() -> None:
             found[name] = trials(name, job, result, args.trials, rng, Path(root) / name)
     if args.out:
         record |= {"finished": now(), "wall_s": round(time.perf_counter() - start, 1)}
-        write_atomic(args.out / "run.json", dumps(record))
-        write_atomic(
-            args.out / "results.json", json.dumps(found, indent=2).encode() + b"\n"
-        )
+        write_run(args.out, record, found)
     identical = sum(kind["identical"] for kind in found.values())
     total = len(jobs) * args.trials
     print(f"{identical} of {total} identical")

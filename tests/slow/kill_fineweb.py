@@ -24,8 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from tilelli_nb.files import write_atomic
-from tilelli_nb.storage.records import dumps, new_record, now
+from tilelli_nb.storage.records import new_record, now, write_run
 
 WRITE = """
 import sys, time
@@ -106,8 +105,7 @@ def report(out: Path | None, record: dict, results: dict, begun: float) -> None:
             "finished": now(),
             "wall_s": round(time.perf_counter() - begun, 1),
         }
-        write_atomic(out / "run.json", dumps(record))
-        write_atomic(out / "results.json", dumps(results))
+        write_run(out, record, results)
 
 
 def main() -> None:

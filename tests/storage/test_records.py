@@ -23,6 +23,7 @@ from tilelli_nb.storage.records import (
     package_sha256,
     processor,
     runs_folder,
+    write_run,
 )
 
 RUNS = Path(__file__).parents[2] / "book" / "runs"
@@ -56,6 +57,28 @@ def test_a_record_names_the_processor(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: said)
     assert processor() == "A Chip @ 2 GHz, 3 cores"
+
+
+def test_a_record_is_written_last_and_says_when(tmp_path, monkeypatch):
+    record = new_record("a", "bench", wall_s=2.0)
+    write_run(tmp_path / "a", record, {"found": 1})
+    assert json.loads((tmp_path / "a" / "results.json").read_text()) == {"found": 1}
+    kept = load_record(tmp_path / "a")
+    assert kept | {"finished": None} == record
+    assert kept["finished"] >= record["started"]
+    said = record | {"finished": "2030-01-01T00:00:00Z"}
+    write_run(tmp_path / "b", said, {})
+    assert load_record(tmp_path / "b") == said
+
+    def killed(path, data):
+        if path.name == "results.json":
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    monkeypatch.setattr("tilelli_nb.storage.records.write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_run(tmp_path / "c", record, {})
+    assert not (tmp_path / "c" / "run.json").exists()
 
 
 def test_unknown_keys_and_kinds_are_refused():

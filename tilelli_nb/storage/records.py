@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import at_home, is_file, load_lines
+from ..files import at_home, is_file, load_lines, write_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -147,6 +147,19 @@ def now() -> str:
 def dumps(record: dict[str, Any]) -> bytes:
     """A record as indented JSON."""
     return json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def write_run(folder: Path, record: dict[str, Any], results: dict[str, Any]) -> None:
+    """Writes what a measurement found, results.json, and its record, run.json, which is
+    finished now unless it says when.
+
+    The record comes last: a folder that has one is whole, whenever the program is
+    killed. Raises DataError where nothing can be written.
+    """
+    if record["finished"] is None:
+        record = record | {"finished": now()}
+    write_atomic(folder / "results.json", dumps(results))
+    write_atomic(folder / "run.json", dumps(record))
 
 
 # Where it lies
