@@ -335,13 +335,15 @@ class TilelliLM(Network, Talker):
         private: bool = False,
         about: dict[str, Any] | None = None,
         gate: Gate | None = None,
+        sources: str | None = None,
     ) -> str:
         """Publishes the model as OWNER/NAME on the Hugging Face Hub, with a card from
         its run record, and returns its address.
 
         `about` is what else its file notes, such as {"val_bpb": 1.2}; `gate` is put
-        beside the weights of a chat model. Raises CheckpointError where the Hub does
-        not take it.
+        beside the weights of a chat model, and so is what its licence may ask for,
+        `sources`: whose text it was trained on, in Markdown. Raises CheckpointError
+        where the Hub does not take it.
         """
         about = about or {}
         parameters = sum(p.numel() for p in self.parameters())
@@ -353,4 +355,7 @@ class TilelliLM(Network, Talker):
             else:
                 self.save_pretrained(folder, gate=gate, **about)
             write_atomic(Path(folder) / "README.md", card.encode())
+            if sources is not None:
+                path = Path(folder) / checkpoint.SOURCES_FILE
+                write_atomic(path, sources.encode())
             return hub.upload(Path(folder), name, private)

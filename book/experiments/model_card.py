@@ -19,11 +19,11 @@ from typing import Any
 from tilelli_nb import TilelliLM, load_record, pretrained
 from tilelli_nb.config import Config, load_config
 from tilelli_nb.files import write_atomic
+from tilelli_nb.storage.checkpoint import SOURCES_FILE
 from tilelli_nb.storage.records import runs_folder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "tilelli_nb" / "weights"
-SOURCES = "SOURCES.md"  # beside the weights: who wrote the text they were trained on
 OF_THE_BOOK = ("stories", "docs")  # the corpora that the book makes by itself
 MISSING = """
 `{corpus}` is a folder of text that does not come with this book: with another text, the
@@ -240,7 +240,7 @@ def facts(runs: list[dict], bundled: dict[str, Any], has_sources: bool) -> list[
     if said["packed"]:
         weights = "packed: ternary codes and int8 rows; who trains it on draws new latent weights"
     # some licences ask that the authors are named wherever the weights go
-    sources = f" ([whose text]({SOURCES}))" if has_sources else ""
+    sources = f" ([whose text]({SOURCES_FILE}))" if has_sources else ""
     megabytes = sum(run["bytes_seen"] for run in runs) / 1e6
     lines = {
         "architecture": f"configuration `{record['config']['name']}`: "
@@ -283,7 +283,9 @@ def card(name: str, record: dict) -> str:
         run=record["name"],
         parameters=sum(p.numel() for p in network.parameters()),
         context=context,
-        facts="\n".join(facts(runs, bundled, (WEIGHTS / name / SOURCES).is_file())),
+        facts="\n".join(
+            facts(runs, bundled, (WEIGHTS / name / SOURCES_FILE).is_file())
+        ),
         commands="\n".join(lines),
         missing=missing,
         measured="\n".join(row(text, found) for text, found in texts.items()),

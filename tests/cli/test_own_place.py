@@ -101,6 +101,16 @@ def test_pack_says_what_is_true_of_this_model(here):
     assert "what it costs was not measured" in about and "+0.0000" not in about
 
 
+def test_pack_names_whose_text_a_model_was_trained_on(here):
+    sources = here / "model" / "SOURCES.md"
+    sources.write_bytes("By Zoë.\n".encode())
+    assert tilelli("pack", "model", "--out", "packed").exit_code == 0
+    assert (here / "packed" / "SOURCES.md").read_bytes() == "By Zoë.\n".encode()
+    sources.unlink()
+    assert tilelli("pack", "model", "--out", "packed").exit_code == 0
+    assert not (here / "packed" / "SOURCES.md").exists()
+
+
 def test_pack_refuses_an_empty_text(here):
     (here / "empty.txt").write_text("")
     done = tilelli("pack", "model", "--out", "packed", "--text", "empty.txt")

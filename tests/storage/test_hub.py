@@ -209,6 +209,7 @@ for block in ("routed", "vanilla"):
     small = load_config("nano").with_model(**sizes, block=block)
     note = TilelliLM(small).save_packed(folder, "some text", val_bpb=2.25)
     write_gate(folder, Gate("margin", 0.625))
+    write_atomic(folder + "/SOURCES.md", b"By Ada.\\n")
     tilelli("push", folder, f"me/{block}")
     back = load_model(f"me/{block}")[1]
     print(back == {"config": small.to_dict(), "val_bpb": 2.25, "packed": note})
@@ -233,6 +234,7 @@ def test_what_is_known_of_a_model_goes_along(hub, tmp_path):
     gated, plain = (Hub.repositories[name] for name in ("me/routed", "me/plain"))
     assert "me/plain" in Hub.private and "me/routed" not in Hub.private
     assert json.loads(gated["gate.json"]) == {"signal": "margin", "threshold": 0.625}
+    assert gated["SOURCES.md"] == b"By Ada.\n"  # and me/plain has none
     assert sorted(plain) == ["README.md", "config.json", "model.safetensors"]
     assert "| time | not finished |" in plain["README.md"].decode()
 

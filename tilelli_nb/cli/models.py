@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ..files import at_home, is_file
+from ..files import at_home, is_file, write_atomic
 from .options import ModelArgument, read_text
 
 PackedFolder = Annotated[Path, typer.Option(help="Folder for the packed model")]
@@ -26,7 +26,7 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     from ..inference import generation_config
     from ..inference.chatting import read_gate
     from ..language_model import TilelliLM
-    from ..storage.checkpoint import MODEL_FILE, refuse_to_lose_weights
+    from ..storage.checkpoint import MODEL_FILE, SOURCES_FILE, refuse_to_lose_weights
 
     out = at_home(out)
     refuse_to_lose_weights(out)  # before anything is measured
@@ -46,6 +46,12 @@ def pack(model: ModelArgument, out: PackedFolder, text: Text = None) -> None:
     about = dict(metadata)
     about.pop("config", None)
     note = lm.save_packed(out, measured, gate=read_gate(folder), **about)
+    # a licence may ask that the authors of the text are named wherever the weights go
+    sources = sources_beside(folder)
+    if sources is None:
+        (out / SOURCES_FILE).unlink(missing_ok=True)  # of another model
+    else:
+        write_atomic(out / SOURCES_FILE, sources.encode())
     before = sum(tensor.nbytes for tensor in tensors.values())  # as they are stored
     after = (out / MODEL_FILE).stat().st_size
     typer.echo(
@@ -130,4 +136,13 @@ def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
     lm.sampling_defaults = generation_config.read_defaults(folder)
     about = dict(metadata)
     about.pop("config", None)  # the model has it
-    typer.echo(lm.push_to_hub(name, record, private, about, read_gate(folder)))
+    gate, sources = read_gate(folder), sources_beside(folder)
+    typer.echo(lm.push_to_hub(name, record, private, about, gate, sources))
+
+
+def sources_beside(folder: Path) -> str | None:
+    """What a model's folder says about whose text it was trained on, if it does."""
+    from ..storage.checkpoint import SOURCES_FILE
+
+    path = folder / SOURCES_FILE
+    return path.read_text(encoding="utf-8") if is_file(path) else None

@@ -27,6 +27,7 @@ from ..errors import CheckpointError
 from ..files import write_atomic
 
 MODEL_FILE = "model.safetensors"
+SOURCES_FILE = "SOURCES.md"  # beside a model: whose text it was trained on
 CONFIG_FILE = "config.json"
 
 
