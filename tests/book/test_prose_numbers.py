@@ -317,7 +317,12 @@ def test_what_makes_the_fast_recipe_fast():
 
 
 def test_use_is_less_even_at_high_rates_and_in_small_batches():
-    says("07_router", "the higher the rate, with both optimizers, and the smaller")
+    says(
+        "07_router",
+        "In ten short runs",
+        "with both optimizers, and the smaller the batch",
+    )
+    assert len(list(runs_folder().glob("recipe-*/metrics.jsonl"))) == 10
 
     def balance(name):
         """The balance loss of the last step's average use, of all blocks."""
