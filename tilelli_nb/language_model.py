@@ -57,16 +57,20 @@ def all_equal(weights: list[Tensor], others: list[Tensor]) -> bool:
     return True
 
 
-def make_of(part: nn.Module) -> tuple[type, Callable, dict[str, Any]]:
-    """The class of a part, what it computes by, and its settings: the plain values that
+def make_of(part: nn.Module) -> tuple[type, Callable, list[str], dict[str, Any]]:
+    """The class of a part, what it computes by, which weights it has of its own (a bias
+    may have been given to it, or taken away), and its settings: the plain values that
     it holds, such as how many keys are kept.
     """
+    weights = [
+        name for name, _ in part.named_parameters(recurse=False, remove_duplicate=False)
+    ]
     settings = {
         name: value
         for name, value in vars(part).items()
         if isinstance(value, int | float | str) and name not in NOT_SETTINGS
     }
-    return type(part), type(part).forward, settings
+    return type(part), type(part).forward, weights, settings
 
 
 class TilelliLM(Network, Talker):
@@ -147,7 +151,9 @@ class TilelliLM(Network, Talker):
         """
         if not (self.is_ready_for_fast_form() and self.is_as_built()):
             return self
-        weights = [weight.detach() for weight in self.parameters()]
+        # by their names: one that two parts share counts for both
+        named = self.named_parameters(remove_duplicate=False)
+        weights = [weight.detach() for _, weight in named]
         if self not in FORMS or not all_equal(weights, FORMS[self].made_of):
             copies = [weight.clone() for weight in weights]
             FORMS[self] = FastForm(copies, self.prepare())
@@ -190,7 +196,7 @@ class TilelliLM(Network, Talker):
         beside it. Raises CheckpointError where there is none, or it is damaged.
         """
         folder = pretrained.resolve(name)
-        lm = cls.from_tensors(*pretrained.load_model(folder))
+        lm = cls.from_tensors(*pretrained.load_from(folder))
         lm.sampling_defaults = generation_config.read_defaults(folder)
         return lm
 

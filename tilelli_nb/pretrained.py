@@ -25,7 +25,13 @@ def load_model(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises CheckpointError where there is no model, or a damaged one.
     """
-    folder = resolve(name)
+    return load_from(resolve(name))
+
+
+def load_from(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same from the folder that `resolve` found. Its path is no name any more:
+    ./tilelli/nano is Path("tilelli/nano"), and not the bundled model.
+    """
     if (folder / MODEL_FILE).is_file():
         return read_model(folder)
     found = latest_valid(folder / "checkpoints")

@@ -178,6 +178,20 @@ def test_what_was_stopped_before_it_was_shown_is_no_turn(lm, monkeypatch, shown)
     assert conversation.history == ([("?", "Pari")] if shown else [])
 
 
+def test_an_answer_that_was_never_begun_is_not_the_one_before(lm, says, monkeypatch):
+    says("Yes.", [0.9] * 5)
+    conversation = Conversation(lm)
+    conversation.ask("What?")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chatting, "encode_prompt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("And then?")
+    assert conversation.reply.text == "" and conversation.reply.spoken == []
+
+
 def test_an_answer_that_is_empty_of_itself_is_a_turn(lm, says):
     says("", [0.9])
     conversation = Conversation(lm)

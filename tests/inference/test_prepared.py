@@ -508,6 +508,37 @@ def test_a_model_that_cannot_be_prepared_exactly_writes_by_itself(change):
     assert lm.fast_form() is lm
 
 
+@torch.no_grad()
+def with_a_bias(lm):
+    lm.output.bias = nn.Parameter(torch.zeros(256))
+    lm.output.bias[97] = 1e4
+
+
+def without_a_bias(lm):
+    lm.norm.bias = None
+
+
+def tied(lm):
+    lm.output.weight = lm.token.weight
+
+
+def sharing_a_matrix(lm):
+    lm.blocks[1].ffn.up.weight = lm.blocks[0].ffn.up.weight
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize(
+    "change", [with_a_bias, without_a_bias, tied, sharing_a_matrix]
+)
+def test_a_weight_more_or_less_or_a_shared_one_is_noticed(change, was_used):
+    settings = {"max_new": 8, "temperature": 0, "stop": ()}
+    lm = small()
+    if was_used:
+        lm.generate([65, 66], **settings)
+    change(lm)
+    assert lm.generate([65, 66], **settings) == plain(lm, [65, 66], **settings)
+
+
 def test_a_method_that_was_replaced_in_its_class_is_not_passed_over(monkeypatch):
     lm = small()
     before = lm.generate([65], max_new=8, temperature=0)

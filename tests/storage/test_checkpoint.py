@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 import safetensors.torch
 import torch
+from tiny_models import tiny
 
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.errors import CheckpointError
@@ -308,6 +309,7 @@ def test_the_weights_among_the_tensors_of_a_checkpoint():
 FIRST_LOAD = """
 import sys
 import torch
+from tiny_models import tiny
 from tilelli_nb import TilelliLM
 before = torch.get_rng_state()
 lm = TilelliLM.from_pretrained(sys.argv[1])
@@ -351,3 +353,11 @@ def test_a_model_is_saved_at_home_where_the_path_says_so(tmp_path, monkeypatch):
     for name in ("whole", "packed"):
         assert (tmp_path / name / "model.safetensors").is_file()
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("name", ["./tilelli/nano", "./tilelli/mine"])
+def test_a_folder_here_is_not_taken_for_a_bundled_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lm = tiny(dtype=torch.float32)
+    lm.save_pretrained(name)
+    assert TilelliLM.from_pretrained(name).config == lm.config

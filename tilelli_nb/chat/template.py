@@ -111,7 +111,7 @@ def encode_prompt(
         if len(longer) > min(MAX_PROMPT, context):
             break  # an older one that fits would stand before the wrong turn
         kept = longer
-    return torch.tensor(ByteTokenizer().encode(kept), dtype=torch.long)
+    return torch.tensor(ByteTokenizer().encode(kept), dtype=torch.long, device="cpu")
 
 
 def row_length(turns: Sequence[tuple[str, str]]) -> int:
@@ -142,7 +142,8 @@ def encode_row(turns: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
             f"a conversation of {len(data)} bytes does not fit the {MAX_ROW} of a row",
             "shorten it, or leave out its first turns",
         )
-    everything = torch.tensor(ByteTokenizer().encode(data), dtype=torch.long)
-    counts = torch.tensor(is_answer)
+    ids = ByteTokenizer().encode(data)
+    everything = torch.tensor(ids, dtype=torch.long, device="cpu")
+    counts = torch.tensor(is_answer, device="cpu")
     targets = everything.masked_fill(~counts, IGNORE)
     return everything[:-1], targets[1:]

@@ -111,7 +111,6 @@ def answer(conversation, question: str, with_confidence: bool) -> None:
             # the model will read it so, and a terminal would take it for orders
             shown = "".join(" " if is_break(letter) else letter for letter in piece)
             typer.echo(shown, nl=False)
-            sys.stdout.flush()
     except KeyboardInterrupt:
         pieces.close()  # what was said stays in the history
         typer.echo(" ...", nl=False)

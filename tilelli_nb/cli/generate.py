@@ -3,14 +3,14 @@ text.
 """
 
 import re
-import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from .options import ModelOption, Weights, read_text, refuse
+from .options import ModelOption, Weights, read_input, read_text, refuse
 
 MAX_NEW = 400  # bytes, where neither the command nor the model says how many
 
@@ -94,7 +94,7 @@ def generate(
             "leave it out, or give --temperature above 0",
         )
     # bytes need not be UTF-8, and a model of bytes does not mind
-    text = sys.stdin.buffer.read() if prompt == "-" else prompt
+    text = read_input() if prompt == "-" else typed_bytes(prompt)
     ids = tokenizer.encode(text)
     # the other settings that are not given, the model itself looks up
     if max_new is None:
@@ -110,11 +110,20 @@ def generate(
         typer.echo(tokenizer.decode(lm.generate(ids, **settings)))
         return
     # tokenizer.stream holds a character back until its last byte is there
-    typer.echo(tokenizer.decode(ids), nl=False)
-    for piece in tokenizer.stream(lm.stream(ids, **settings)):
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()  # without it a pipe shows nothing until the end
+    new = lm.stream(ids, **settings)  # before the prompt is shown: it may raise
+    for piece in tokenizer.stream(chain(ids, new)):  # a prompt may end in half of one
+        typer.echo(piece, nl=False)  # flushes, so that a pipe shows it too
     typer.echo()
+
+
+def typed_bytes(text: str) -> str | bytes:
+    """An argument as it was typed: bytes that are no UTF-8 came as halves of surrogate
+    pairs (PEP 383), and become themselves again.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other halves, as Windows lets one type them
+        return text
 
 
 def score(

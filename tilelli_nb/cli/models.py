@@ -131,7 +131,7 @@ def push(model: ModelArgument, name: HubName, private: Private = False) -> None:
     if is_file(folder / "run.json"):
         record = load_record(folder)
     # from_pretrained would drop the metadata, which goes along
-    tensors, metadata = pretrained.load_model(folder)
+    tensors, metadata = pretrained.load_from(folder)
     lm = TilelliLM.from_tensors(tensors, metadata)
     lm.sampling_defaults = generation_config.read_defaults(folder)
     about = dict(metadata)

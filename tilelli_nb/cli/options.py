@@ -91,7 +91,7 @@ def read_text(file: Path) -> bytes:
 
     path = at_home(file)
     if str(file) == "-":
-        text = text_of(sys.stdin.buffer.read(), "the standard input")
+        text = text_of(read_input(), "the standard input")
     elif path.suffix.lower() in (".jsonl", ".parquet") and path.is_file():
         text = documents.SEPARATOR.join(documents.read_documents(path))
     else:
@@ -101,6 +101,13 @@ def read_text(file: Path) -> bytes:
     if len(parts) > 1:
         parts = [part.strip("\n") for part in parts if part.strip()]
     return "\0".join(parts).encode("utf-8", "replace")
+
+
+def read_input() -> bytes:
+    """Returns what the standard input holds. Raises DataError where it is closed."""
+    if sys.stdin is None:  # whoever started the program has closed it
+        raise DataError("there is no standard input", "give the text itself, or a file")
+    return sys.stdin.buffer.read()
 
 
 def read_bytes(file: Path) -> bytes:

@@ -182,6 +182,7 @@ class Conversation:
         """Yields the answer in pieces, never half a character. At the end `reply` has
         the whole; whoever stops early leaves there what had been said.
         """
+        self.reply = Reply("", [])  # whoever stops us must not find the one before
         cleaned = clean_question(question)
         prompt = encode_prompt(question, self.history, self.lm.config.model.context)
         self.reply = Reply("", [], cleaned.notes)  # in case that nothing is said

@@ -112,7 +112,7 @@ def trace(model, ids: Sequence[int], sampling: Sampling) -> Iterator[Traced]:
         # (blocks, rows, bytes, 3): the one row, its one byte
         shares = state.blocks.p[:, 0, 0].mean(0)
         yield byte, float(chance), shares.tolist()
-        logits = model.step(torch.tensor([byte]), state)
+        logits = model.step(state.window.new_tensor([byte]), state)
 
 
 def traced_text(prompt: Sequence[int], traced: Sequence[Traced]) -> str:
