@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tilelli_nb.data import documents, stories
+from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.errors import DataError
 
 
@@ -360,3 +361,28 @@ def test_an_unknown_name_lists_the_names(tmp_path):
             documents.documents(name)
     with pytest.raises(DataError, match="there is no file or folder .*gone"):
         documents.documents(tmp_path / "gone")
+
+
+def test_another_version_of_a_documented_package_makes_new_shards(
+    tmp_path, monkeypatch
+):
+    """The first hundred documents are all of the first package."""
+    for package in ("first_package", "second_package"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    for i in range(120):
+        text = f"This is module {i}. " * 20
+        (tmp_path / "first_package" / f"m{i:03}.py").write_text(f'"""{text}"""')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = ("first_package", "second_package")
+    monkeypatch.setattr(documents, "DOCUMENTED", names)
+    folders = []
+    for version in ("1.0", "2.0", "2.0"):
+        text = f"This is version {version}. " * 20
+        (tmp_path / "second_package" / "m.py").write_text(f'"""{text}"""')
+        shards = prepare_corpus("docs", megabytes=1)
+        folders.append(shards.folder)
+        everything = shards.train.read() + shards.val.read()
+        assert f"version {version}".encode() in everything
+    assert folders[0] != folders[1] == folders[2]

@@ -317,6 +317,7 @@ def test_a_card_says_what_the_record_says():
         "seed": 7,
         "val_bpb": 1.23456,
         "wall_s": 600,
+        "device": "cpu",
         "gpu_name": None,
         "bytes_per_s": 4096.0,
         "usd": None,
@@ -341,6 +342,8 @@ def test_a_card_says_what_the_record_says():
         "commit abc",
     ):
         assert part in card, part
+    on_a_mac = model_card("me/it", config, 824_576, record | {"device": "mps"})
+    assert "10 minutes on a Mac's GPU" in on_a_mac
     assert "| notes" not in card and "held out" not in model_card(
         "me/it", config, 824_576
     )

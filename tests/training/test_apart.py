@@ -5,6 +5,8 @@ that is finished to nobody any more; and a run that is stopped says why.
 import json
 import os
 import signal
+import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from filelock import FileLock
 from test_train import small
 from typer.testing import CliRunner
 
-from tilelli_nb import load_record, prepare_shards
+from tilelli_nb import TilelliLM, load_record, prepare_shards
 from tilelli_nb.cli.app import app
 from tilelli_nb.cli.train import OVER_BUDGET, exit_code
 from tilelli_nb.errors import ConfigError, TrainingError
@@ -20,6 +22,7 @@ from tilelli_nb.storage import checkpoint
 from tilelli_nb.training import distributed
 from tilelli_nb.training.distributed import Processes
 from tilelli_nb.training.loop import train
+from tilelli_nb.training.resuming import branch
 
 TEXT = [f"The {word} mouse ran up the clock. " * 4 for word in "abcdefghijklmnopqrst"]
 
@@ -167,7 +170,7 @@ def test_a_later_signal_does_not_wait_for_the_end_of_the_step(monkeypatch, hear)
         signal.raise_signal(signal.SIGINT)
         now[0] += distributed.ECHO_S / 2
         signal.raise_signal(signal.SIGINT)
-        assert stop.name == "SIGINT"
+        assert stop.signal == signal.SIGINT
         now[0] += distributed.ECHO_S
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the third one, well after the first, should have been heard")
@@ -195,3 +198,38 @@ def test_another_length_or_the_same_folder_are_refused(tmp_path, shards):
     assert "has 12 steps, not 500" in str(longer.exception)
     same = CliRunner().invoke(app, [*begin, "--init", folder])
     assert "--init and --out are both" in str(same.exception)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_the_run_where_nobody_reads_any_more(
+    tmp_path, shards, monkeypatch, name, hear
+):
+    """A lost connection, or a `tee` that the same Ctrl-C has ended: every write fails."""
+    number = getattr(signal, name)
+    hear(number)
+    reading, writing = os.pipe()
+    for stream in ("stdout", "stderr"):
+        pipe = os.fdopen(os.dup(writing), "w", buffering=1)
+        monkeypatch.setattr(sys, stream, pipe)
+
+    def leave(line):
+        if line["step"] == 3:
+            os.close(reading)
+            os.kill(os.getpid(), number)
+
+    with suppress(KeyboardInterrupt):
+        train(small(), shards, tmp_path / "run", on_log=leave)
+    with pytest.raises(BrokenPipeError):
+        print("heard by nobody")
+    assert load_record(tmp_path / "run")["steps"] == 3
+    assert exit_code(tmp_path / "run") == 128 + number
+    assert (tmp_path / "run/checkpoints/step-00000003.safetensors").is_file()
+
+
+def test_a_branch_of_a_run_whose_samples_are_gone(tmp_path, shards):
+    settings = {"schedule": "wsd", "steps": 48}
+    stop(small(**settings), shards, tmp_path / "run", 8)
+    (tmp_path / "run" / "samples.jsonl").unlink()
+    config = branch(tmp_path / "run", tmp_path / "end", 4)
+    record = train(TilelliLM(config), shards, tmp_path / "end", resume=True)
+    assert record["steps"] == 12 and record["finished"]

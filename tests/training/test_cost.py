@@ -198,6 +198,16 @@ def test_a_bill_goes_on_from_what_the_parts_before_have_cost():
     assert free.spent(60) is None
 
 
+def test_a_bill_outlives_a_part_without_a_price():
+    """An hour at 1.20, an hour at home, and back."""
+    home = Bill(None)
+    home.go_on({"usd": 1.2, "wall_s": 3600}, processes=1)
+    assert home.spent(3600) == 1.2
+    back = Bill(1.20)
+    back.go_on({"usd": home.spent(3600), "wall_s": 7200}, processes=1)
+    assert back.spent(0) == 1.2 and back.spent(3600) == pytest.approx(2.4)
+
+
 def test_without_a_price_there_is_no_bill():
     bill = Bill(None)
     assert (

@@ -58,6 +58,15 @@ def test_orthogonal_directions_against_the_singular_vectors():
     assert np.diag(inner).min() > 0.6 and np.diag(inner).max() < 1.3
 
 
+def test_which_singular_values_come_out_near_1():
+    values = torch.tensor([1, 0.5, 0.1, 0.01, 0.0035, 0.0003], dtype=torch.float64)
+    made = orthogonalize(torch.diag(values)[None], torch.float64)[0].diagonal()
+    assert (made[:-1] > 0.68).all() and (made[:-1] < 1.2).all()
+    # five rounds multiply a small one by 3.4445 ** 5 at most
+    grown = 3.4445**5 * values[-1] / values.norm()
+    assert 0.9 * grown < made[-1] < grown
+
+
 def test_stacked_matrices_do_not_see_each_other():
     generator = torch.Generator().manual_seed(1)
     parts = [torch.randn(8, 8, generator=generator) for _ in range(3)]
@@ -103,6 +112,19 @@ def test_muon_resumes_exactly(tmp_path, shards):
 
 
 # The schedule
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("steps", [2, 3, 7])
+def test_the_last_step_has_the_lowest_rate(schedule, steps):
+    config = small(
+        steps=steps,
+        schedule=schedule,
+        warmup_ratio=0.5,
+        decay_ratio=0.5,
+        min_lr_ratio=0.1,
+    ).config.train
+    assert learning_rate(steps - 1, config) == pytest.approx(0.1 * config.lr)
 
 
 def test_warm_up_stable_decay():

@@ -351,3 +351,23 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path, shards):
     assert record["finished"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["went_back"][0]["from"], results["went_back"][0]["to"]) == (8, 4)
+
+
+def test_going_back_finds_its_checkpoint_where_many_are_written(
+    tmp_path, shards, monkeypatch
+):
+    """As by the clock: several between two logged losses, more than are kept."""
+    lm = small(steps=60, log_every=5, checkpoint_every=1, keep_checkpoints=2)
+    real = loop.Run.train_step
+
+    def spoiled_from_step_21(run):
+        real(run)
+        if run.step > 20 and not run.guard.setbacks:
+            run.last = {**run.last, "loss": run.last["loss"] + 20}
+
+    monkeypatch.setattr(loop.Run, "train_step", spoiled_from_step_21)
+    with pytest.warns(UserWarning, match="back to the checkpoint of step 20"):
+        record = train(lm, shards, tmp_path / "run", progress=False)
+    assert record["steps"] == 60
+    kept = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.stem for path in kept] == ["step-00000059", "step-00000060"]

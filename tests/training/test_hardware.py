@@ -24,6 +24,7 @@ from tilelli_nb.errors import ConfigError, DataError, MissingDependency, Trainin
 from tilelli_nb.extras import loggers as watch
 from tilelli_nb.model.router import Router
 from tilelli_nb.storage import records
+from tilelli_nb.training import gpu_memory
 from tilelli_nb.training.batches import Prefetch
 from tilelli_nb.training.distributed import LossTermsOf, Processes
 from tilelli_nb.training.gpu_memory import (
@@ -213,6 +214,18 @@ def test_an_error_in_the_thread_is_raised_where_the_batch_is_wanted(tmp_path, sh
         train(lm, shards, tmp_path / "run", progress=False)
 
 
+def test_a_micro_batch_is_none_that_the_grid_of_a_kernel_cannot_count(monkeypatch):
+    """65,535 sequences and heads; as if everything fitted into the memory."""
+    lm = small()  # of two heads
+    monkeypatch.setattr(gpu_memory, "try_micro_batch", lambda *_: None)
+    on_a_gpu = types.SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(lm, "parameters", lambda: iter([on_a_gpu]))
+    monkeypatch.setattr(lm, "zero_grad", lambda: None)
+    assert fit_micro_batch(lm, 32_767, "bf16") == 32_767
+    assert fit_micro_batch(lm, 32_768, "bf16") == 16_384
+    assert fit_micro_batch(lm, 131_072, "bf16") == 32_768 // 2
+
+
 def test_a_micro_batch_on_the_cpu_is_the_configuration_s():
     assert (
         fit_micro_batch(small(micro_batch=3), 4) == 3
@@ -384,6 +397,8 @@ def test_an_error_inside_a_compiled_graph_is_traced_to_the_kernel():
     inner = OutOfResources("Required: 200000, Hardware limit: 101376")
     outer = InductorError(inner, None)
     assert "a Triton kernel failed" in gpu_explanation(outer)[0]
+    launched = RuntimeError("Triton Error [CUDA]: invalid argument")
+    assert "a Triton kernel failed" in gpu_explanation(launched)[0]
     assert gpu_explanation(ValueError("CUDA is not to blame")) is None
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from test_train import TEXT, small
 from tiny_models import tiny
 
-from tilelli_nb import prepare_shards
+from tilelli_nb import load_record, prepare_shards
 from tilelli_nb.errors import ConfigError
 from tilelli_nb.storage.checkpoint import latest_valid, write_tensors
 from tilelli_nb.training.distributed import Processes
@@ -208,3 +208,27 @@ def test_the_newest_checkpoint_is_the_one_with_the_highest_step(tmp_path):
     (tmp_path / "step-mine.safetensors").touch()
     assert latest_valid(tmp_path)[1]["step"] == 100_000_000
     assert latest_valid(tmp_path, 99_999_999)[1]["step"] == 99_999_999
+
+
+STOPPED = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+from test_train import small
+from tilelli_nb import open_shards
+from tilelli_nb.training import loop
+real = loop.Run.train_step
+def train_step(run):
+    real(run)
+    if run.step == 5 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+loop.Run.train_step = train_step
+loop.train(small(), open_shards("shards"), "run", device="cpu", progress=False)
+"""
+
+
+def test_why_a_run_stops_is_noted_whichever_process_was_told(tmp_path):
+    prepare_shards(TEXT, tmp_path / "shards", "cats")
+    run_in_two_processes(STOPPED.format(paths=sys.path), tmp_path)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["stopped_by"] == "SIGTERM"
+    assert load_record(tmp_path / "run")["steps"] == 5

@@ -1,5 +1,6 @@
 """`tilelli sft`: teaches a pretrained model to answer, and to say when it cannot."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,7 +84,8 @@ def sft(
     record = fine_tune(options)
     if record is None:  # under torchrun the first process alone has it
         return
-    typer.echo(outcome(record, options.folder))
+    with suppress(OSError):  # a lost connection ends the run, and nobody reads this
+        typer.echo(outcome(record, options.folder))
     code = exit_code(options.folder)
     if code:
         raise typer.Exit(code)

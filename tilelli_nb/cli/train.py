@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -146,7 +147,8 @@ def train(
     record, folder = launch(TrainOptions(**context.params))
     if record is None:  # under torchrun the first process alone has it
         return
-    typer.echo(outcome(record, folder))
+    with suppress(OSError):  # a lost connection ends the run, and nobody reads this
+        typer.echo(outcome(record, folder))
     code = exit_code(folder)
     if code:
         raise typer.Exit(code)

@@ -7,6 +7,7 @@ is read into memory whole.
 
 import ast
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -122,6 +123,17 @@ def docs(packages: list[str] | None = None) -> Iterator[str]:
         )
     texts = map(docstrings, files)  # each is read when it is asked for
     return (text for text in texts if len(text.encode("utf-8")) >= 200)
+
+
+def installed() -> str:
+    """A digest of all that the default documentation is read from: another version of a
+    package is another text.
+    """
+    digest = hashlib.sha256()
+    for package in DOCUMENTED:
+        for file in python_files(package):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def python_files(package: str) -> list[Path]:

@@ -142,7 +142,9 @@ def card_rows(record: dict[str, Any]) -> dict[str, str]:
     if record["wall_s"] is not None and record["bytes_per_s"] is not None:
         minutes = f"{record['wall_s'] / 60:.0f} minutes"
         speed = f"{record['bytes_per_s']:,.0f} bytes/s"
-        time = f"{minutes} on a {record['gpu_name'] or 'CPU'}, {speed}"
+        # a Mac's GPU has no name
+        machine = {"mps": "Mac's GPU"}.get(record["device"], "CPU")
+        time = f"{minutes} on a {record['gpu_name'] or machine}, {speed}"
     if record["val_bpb"] is not None:
         bits = f"{record['val_bpb']:.4f} bits per byte"
     if record["usd"] is not None:

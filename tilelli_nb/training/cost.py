@@ -145,7 +145,7 @@ class Bill:
     def spent(self, seconds: float) -> float | None:
         """Returns the dollars so far."""
         if self.usd_per_hour is None:
-            return None
+            return self.before or None  # what other machines have cost stays
         return self.before + self.usd_per_hour * seconds / 3600
 
     def go_on(self, state: dict[str, Any], processes: int) -> None:

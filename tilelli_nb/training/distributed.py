@@ -58,6 +58,8 @@ def number_in(name: str, otherwise: int | None = None) -> int:
     return int(text)
 
 
+OVER_BUDGET = 1000  # where processes agree on why they stop: above all signals
+
 # What says that a machine has a graphics card, or that somebody pays for one.
 SIGNS = ("RUNPOD_POD_ID", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
 
@@ -156,6 +158,16 @@ class Processes:
         """
         return bool(self.maximum(torch.tensor(int(flag), device="cpu")))
 
+    def why_to_stop(self, stopped: "Stop", over_budget: bool) -> str | None:
+        """What any process was told: "budget", or the name of a signal; None where none
+        was. A node that is taken away hears a signal alone, and each has its own clock.
+        """
+        reason = OVER_BUDGET if over_budget else int(stopped.signal or 0)
+        reason = int(self.maximum(torch.tensor(reason, device="cpu")))
+        if reason == OVER_BUDGET:
+            return "budget"
+        return signal.Signals(reason).name if reason else None
+
     def maximum(self, value: Tensor) -> Tensor:
         """The largest value that a process has."""
         if self.world > 1:
@@ -222,11 +234,6 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-
-    @property
-    def name(self) -> str | None:
-        """The signal's name."""
-        return self.signal.name if self.signal is not None else None
 
     def is_set(self) -> bool:
         """True once a signal has come."""

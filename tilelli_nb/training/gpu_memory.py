@@ -11,6 +11,10 @@ from .muon import Muon
 from .optimizer import make_optimizer, parts_of
 from .precision import choose_precision
 
+# The attention kernel has a program for each sequence and head in the second dimension
+# of its grid, and CUDA counts no further there.
+MOST_PROGRAMS = 65_535
+
 
 def fit_micro_batch(lm, rows: int, precision: str | None = None) -> int:
     """How many of `rows` sequences a GPU holds at once, forward and backward: tried,
@@ -24,6 +28,8 @@ def fit_micro_batch(lm, rows: int, precision: str | None = None) -> int:
     if device.type != "cuda":
         return min(rows, settings.micro_batch)
     precision = choose_precision(precision or settings.precision, device)
+    while rows * lm.config.model.n_heads > MOST_PROGRAMS:
+        rows //= 2
     while rows:
         try:
             try_micro_batch(lm, rows, precision)
@@ -118,7 +124,8 @@ def gpu_explanation(error: BaseException) -> tuple[str, str] | None:
     name = type(error).__name__
     origins = " ".join(kind.__module__ for kind in type(error).__mro__)
     words = str(error).strip().splitlines() or [""]
-    if "triton" in origins:
+    # what starts a kernel raises plain RuntimeErrors, "Triton Error [CUDA]: ..."
+    if "triton" in origins or words[0].startswith("Triton Error"):
         return (
             f"a Triton kernel failed ({name}: {words[-1][:200]})",
             "the same command with --resume, and TILELLI_ATTENTION=reference in the "

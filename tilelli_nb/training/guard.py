@@ -27,10 +27,10 @@ class LossGuard:
     """Tells noise from divergence.
 
     Where a batch is small and the text is mixed, the next loss may be any of those
-    before it: then the last five are the highest of 55 in one of 3.5 million cases. So
-    the run has diverged when five logged losses in a row are higher than all but two
-    of the fifty before them, and 1.5 nats above their median; or when five in a row
-    are hopeless. A single peak, however high, is no reason to stop.
+    before it: then the last five are among the seven highest of 55 in one of 166,000
+    cases. So the run has diverged when five logged losses in a row are higher than all
+    but two of the fifty before them, and 1.5 nats above their median; or when five in a
+    row are hopeless. A single peak, however high, is no reason to stop.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..config import Config, TrainConfig
 from ..data.shards import Shards
@@ -31,7 +30,7 @@ from .guard import LossGuard, go_back, has_broken_weights, not_finite
 from .optimizer import learning_rate, load_moments, make_optimizer, update
 from .planning import FINAL_EVAL_BYTES, steps_in
 from .precision import choose_precision
-from .progress import Pace, introduction, progress_bar, write_sample
+from .progress import Pace, introduction, progress_bar, say, write_sample
 from .resuming import (
     JSONL_FILES,
     add_notes,
@@ -103,10 +102,9 @@ def run_steps(run: "Run", stop_at: int, progress: bool) -> None:
     last_step = min(run.settings.steps, stop_at)
     shows = progress and run.processes.is_first
     if shows:
-        tqdm.write(introduction(run))
-    say = tqdm.write if shows else None
+        say(introduction(run))
     with (
-        stop_signals(say) as stopped,
+        stop_signals(say if shows else None) as stopped,
         progress_bar(run, shows) as bar,
         run.ready(),
     ):
@@ -115,14 +113,14 @@ def run_steps(run: "Run", stop_at: int, progress: bool) -> None:
             # Processes average their gradients: one that left alone would leave the
             # others waiting for its part. So they agree.
             over_budget = run.bill.is_over(run.gpu_seconds())
-            if run.processes.any(stopped.is_set() or over_budget):
-                run.stopped_by = "budget" if over_budget else stopped.name
+            run.stopped_by = run.processes.why_to_stop(stopped, over_budget)
+            if run.stopped_by:
                 break
             run.train_step()
             bar.update(run.step_bytes)
             expected_end = pace.expected_end(run.step)
             if shows and expected_end:
-                tqdm.write(expected_end)
+                say(expected_end)
             # Shards that another program has added since are trained on from here.
             has_grown = run.may_grow(last_step) and run.grow()
             is_log_step = has_grown or run.is_log_step()

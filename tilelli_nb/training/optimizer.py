@@ -34,7 +34,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         start = config.steps - round(config.decay_ratio * config.steps)
         progress = max(0, step - start + 1) / max(1, config.steps - start)
         return config.lr + (low - config.lr) * progress
-    progress = (step - warmup) / max(1, last - warmup)
+    # a single step behind the warm-up is the last one
+    progress = (step - warmup) / (last - warmup) if last > warmup else 1.0
     return low + (config.lr - low) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -1,6 +1,8 @@
 """What a person sees of a run: what it is, how far it has come, when it will end."""
 
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,7 +40,39 @@ def progress_bar(run: Any, shows: bool) -> tqdm:
         unit="B",
         unit_scale=True,
         disable=not shows,
+        file=Unheard(sys.stderr),
     )
+
+
+class Unheard:
+    """A stream that nobody may read any more. A lost connection, or a `tee` that the
+    same Ctrl-C has ended, makes every write an OSError, just when the run is to be
+    saved.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            self.stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __eq__(self, other: object) -> bool:
+        # tqdm clears the bar before it writes to the terminal that the bar is on
+        return self.stream == getattr(other, "stream", other)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def say(text: str) -> None:
+    """Writes a line above the bar, if anybody is there to read it."""
+    with suppress(OSError, ValueError):
+        tqdm.write(text)
 
 
 def write_sample(run: Any) -> None:

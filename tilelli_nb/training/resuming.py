@@ -219,8 +219,9 @@ def branch(source: Path, out: Path, steps: int) -> Config:
     checkpoint.write_tensors(out / "checkpoints" / name, tensors, state)
     # The curve of the branch begins with that of the run it came from.
     for name in JSONL_FILES:
-        write_atomic(out / name, (source / name).read_bytes())
-        keep_lines(out / name, state["step"])
+        if is_file(source / name):
+            write_atomic(out / name, (source / name).read_bytes())
+        keep_lines(out / name, state["step"])  # makes a missing one
     write_atomic(out / "run.json", records.dumps(record))  # last: now it is a run
     return config
 
@@ -289,5 +290,9 @@ def write_checkpoint(run: Any) -> None:
     written = checkpoint.written_in(folder)
     # A newer one was damaged, or the run would have gone on from there: it counts not.
     good = [path for path in written if checkpoint.step_of(path) <= run.step]
+    # By the clock, several may be written between two logged losses. Should the next
+    # ones be too high, the run goes back to the newest from before the last good one.
+    needed = [path for path in good if checkpoint.step_of(path) <= run.guard.good_step]
     for old in good[: -run.settings.keep_checkpoints]:
-        old.unlink()
+        if old not in needed[-1:]:
+            old.unlink()
