@@ -309,7 +309,6 @@ def test_the_weights_among_the_tensors_of_a_checkpoint():
 FIRST_LOAD = """
 import sys
 import torch
-from tiny_models import tiny
 from tilelli_nb import TilelliLM
 before = torch.get_rng_state()
 lm = TilelliLM.from_pretrained(sys.argv[1])
