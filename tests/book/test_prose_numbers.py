@@ -397,3 +397,22 @@ def test_what_the_controls_of_the_chat_models_found():
     for name, model in found.items():
         bundled = results(f"{name}-judged")["weights_sha256"]
         assert model["weights_sha256"] == bundled
+
+
+def test_which_bytes_stand_in_no_character():
+    says("01_bytes", "Thirteen of the 256 values", "192, 193, and 245 to 255")
+    characters = map(chr, [*range(0xD800), *range(0xE000, 0x110000)])
+    used = set("".join(characters).encode())
+    assert sorted(set(range(256)) - used) == [192, 193, *range(245, 256)]
+
+
+def test_a_yes_or_no_below_the_coin():
+    says("11_chat_deeper", "of its 27% the interval ends at 41%")
+    rows = {
+        name: results(f"{name}-judged")["held_out"]["templates"]["kinds"]
+        for name in ("nano-chat", "lite-10m-chat")
+    }
+    right = {name: kinds["has the letter"]["right"] for name, kinds in rows.items()}
+    lite, nano = right["lite-10m-chat"], right["nano-chat"]
+    assert to_cents(lite["value"], lite["high"]) == [0.27, 0.41]
+    assert nano["value"] < 0.5 < nano["high"]  # "perhaps by chance"
