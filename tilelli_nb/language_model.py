@@ -137,7 +137,8 @@ class TilelliLM(Network, Talker):
         """Copies the model into a form for fast generation on a CPU, with weights in
         "fp32", "bf16", "int8" or "ternary"; see inference/prepared.py.
 
-        Raises ConfigError for another word, or where the blocks are not routed ones.
+        Raises ConfigError for another word, where the blocks are not routed ones, or
+        where the output was given a bias.
         """
         return Prepared(self, weights)
 

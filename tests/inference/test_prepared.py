@@ -306,6 +306,10 @@ def test_what_cannot_be_prepared_says_so(nano):
         nano.prepare("int4")
     with pytest.raises(ConfigError, match="vanilla"):
         TilelliLM(load_config("nano").with_model(block="vanilla", d_model=16)).prepare()
+    with_bias = tiny()
+    with_bias.output.bias = torch.nn.Parameter(torch.ones(256))
+    with pytest.raises(ConfigError, match="output has a bias"):
+        with_bias.prepare()
     with pytest.raises(TokenError, match="257 bytes"):
         nano.prepare()(torch.zeros(1, 257, dtype=torch.long))
     with pytest.raises(TokenError, match="they go from -1 to 300"):

@@ -330,6 +330,11 @@ class Prepared(Talker):
                 f"a model of {lm.config.model.block} blocks cannot be prepared",
                 "use it as it is: generate() and score() work without prepare()",
             )
+        if lm.output.bias is not None:  # somebody has given it one
+            raise ConfigError(
+                "a model whose output has a bias cannot be prepared",
+                "use it as it is: generate() and score() work without prepare()",
+            )
         if lm.device.type != "cpu":
             lm = deepcopy(lm).cpu()
         self.config, self.weights = lm.config, weights
