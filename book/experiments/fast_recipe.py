@@ -115,11 +115,17 @@ def run(name: str, steps: int, shards: Shards, out: Path) -> None:
     """Trains one recipe and keeps its record and curve."""
     target = out / f"recipe-{name}"
     if (target / "run.json").is_file():
-        kept = records.load_record(target)["config"]["train"]["steps"]
+        record = records.load_record(target)
+        kept = record["config"]["train"]["steps"]
         if kept != steps:
             raise SystemExit(
                 f"{target} has {kept} steps, and these --seconds make {steps}\n"
                 "  What to do: choose another --out, or the --seconds of before"
+            )
+        if record["data"]["sha256"] != shards.describe()["sha256"]:
+            raise SystemExit(
+                f"{target} was trained on other text than this corpus\n"
+                "  What to do: choose another --out, or the --corpus of before"
             )
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,6 +134,8 @@ def run(name: str, steps: int, shards: Shards, out: Path) -> None:
         record = train(
             lm, shards, folder, notes="One recipe of the same time as others."
         )
+        if not record["finished"]:
+            raise KeyboardInterrupt  # it was told to stop
         target.mkdir(parents=True, exist_ok=True)
         for file in ("metrics.jsonl", "run.json"):
             shutil.copy(folder / file, target / file)

@@ -203,6 +203,11 @@ def main() -> None:
         parser.error("--questions counts questions: 1 or more")
     torch.set_num_threads(1)  # a byte at a time has nothing for a second one
     start, began = time.perf_counter(), records.now()
+    # what is not there should say so now, and not after all the questions
+    prepare_corpus(args.text)
+    pretrained.resolve(args.before)
+    if args.outside:
+        outside_sets(args.outside)
     lm, pairs = TilelliLM.from_pretrained(args.model), make_pairs(args.seed)
     # each set is in a random order: its beginning is a fair sample
     asked = {name: getattr(pairs, name)[: args.questions] for name in ASKED}

@@ -69,9 +69,14 @@ def tilelli(command: str, **options: Any) -> None:
         elif value is not None:
             arguments += [flag, str(value)]
     say(f"$ tilelli {shlex.join(arguments)}")
-    done = subprocess.run([sys.executable, "-m", "tilelli_nb.cli", *arguments])
-    if done.returncode != 0:
-        raise StageFailed(f"tilelli {command} ended with code {done.returncode}")
+    process = subprocess.Popen([sys.executable, "-m", "tilelli_nb.cli", *arguments])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C has reached it too, and it saves its run first
+        raise
+    if code != 0:
+        raise StageFailed(f"tilelli {command} ended with code {code}")
 
 
 def kept(
@@ -240,7 +245,10 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
     parser.add_argument("--chat-steps", type=int, help="instead of minutes")
     parser.add_argument("--questions", type=int, default=100, help="of each set")
-    return parser.parse_args(given)
+    args = parser.parse_args(given)
+    if args.questions < 1:
+        parser.error("--questions counts questions: 1 or more")
+    return args
 
 
 def main(given: list[str] | None = None) -> int:

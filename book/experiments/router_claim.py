@@ -37,10 +37,9 @@ import torch.nn.functional as F
 from tilelli_nb import TilelliLM
 from tilelli_nb.data.stories import stories
 from tilelli_nb.evaluation.claims import judge, load_claims
+from tilelli_nb.evaluation.study import weights_digest
 from tilelli_nb.model.network import mix
 from tilelli_nb.model.router import PATHWAYS
-from tilelli_nb.pretrained import WEIGHTS
-from tilelli_nb.storage.checkpoint import MODEL_FILE
 from tilelli_nb.storage.records import new_record, now, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -355,12 +354,7 @@ def main() -> None:
     started, clock = now(), time.perf_counter()
     lm = TilelliLM.from_pretrained(args.model)
     data, results = measure(lm, args.stories)
-    folder = (
-        WEIGHTS / args.model.removeprefix("tilelli/")
-        if args.model.startswith("tilelli/")
-        else Path(args.model)
-    )
-    digest = hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+    digest = weights_digest(args.model)
     bytes_read = (
         results["windows"] + results["swapped_windows"]
     ) * lm.config.model.context

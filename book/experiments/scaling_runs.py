@@ -41,6 +41,8 @@ def main() -> None:
                 Path(folder) / name,
                 notes="One point of the scaling curve.",
             )
+            if not record["finished"]:
+                raise KeyboardInterrupt  # it was told to stop
             (args.out / name).mkdir(parents=True, exist_ok=True)
             for file in ("run.json", "metrics.jsonl"):
                 shutil.copy(Path(folder) / name / file, args.out / name / file)

@@ -243,6 +243,8 @@ def test_a_whole_name_means_that_page_alone():
         ("C:\\Users\\ada", True),
         ("<f at 0x7f32a1b2c3d4>", True),
         (sys.prefix + "/lib", True),
+        (str(checks.ROOT / "book"), True),
+        (str(Path.home() / "x"), True),
         ("https://x.org/home/ada", False),
         ("runs/nano/run.json", False),
         ("0x68 is h", False),

@@ -5,9 +5,14 @@ its page says what the files beside it say.
 import copy
 import html
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -137,19 +142,52 @@ def test_other_options_of_training_want_another_folder(done, monkeypatch):
 def test_a_stage_that_fails_ends_the_walk_and_says_how_to_go_on(
     tmp_path, monkeypatch, capsys
 ):
-    def stopped(arguments):
-        return subprocess.CompletedProcess(arguments, 130)
+    class Stopped:
+        def __init__(self, arguments):
+            pass
+
+        def wait(self):
+            return 130
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(
         "one\n\n" + "two " * 900 + "\n\n" + "three " * 900
     )
-    monkeypatch.setattr(reproduce.subprocess, "run", stopped)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Stopped)
     assert reproduce.main(["--out", "out", "--corpus", "text.txt"]) == 1
     said = capsys.readouterr().out
     assert "$ tilelli train --config nano --corpus text.txt --minutes 4.0" in said
     assert "ended with code 130. The same command goes on from here." in said
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_ctrl_c_waits_until_the_training_has_saved_itself(tmp_path, monkeypatch):
+    """A terminal sends it to both; the child takes a second for its last step."""
+    child = (
+        "import signal, sys, time\n"
+        "def save(*about):\n"
+        "    time.sleep(1)\n"
+        f"    open({str(tmp_path / 'saved')!r}, 'w').close()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(reproduce.__file__).parent)!r})\n"
+        "import reproduce\n"
+        "Popen = reproduce.subprocess.Popen\n"
+        "reproduce.subprocess.Popen = lambda arguments: Popen(\n"
+        f"    [sys.executable, '-c', {child!r}])\n"
+        "reproduce.tilelli('train')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], start_new_session=True)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) != 0 and (tmp_path / "saved").exists()
 
 
 def test_what_a_model_says_is_text_and_what_is_undefined_is_said(done):
@@ -165,8 +203,8 @@ def test_what_a_model_says_is_text_and_what_is_undefined_is_said(done):
     changed["running"]["story"] = "<script>alert(1)</script> & more"
     changed["evaluation"]["talk"][0]["said"] = "<img src=x>"
     changed["evaluation"]["gate"] = None
-    for signal in reproduce.SIGNALS:
-        changed["evaluation"]["probes"][signal] = None
+    for known in reproduce.SIGNALS:
+        changed["evaluation"]["probes"][known] = None
     curve = reproduce.records.load_metrics(out / "pretrain")
     page = reproduce_report.page(changed, curve, "runs/x y")
     assert "<script" not in page and "<img" not in page

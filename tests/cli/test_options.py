@@ -45,6 +45,7 @@ REFUSED = [
     ([*GIB, "--min-score", "6"], "--min-score 6"),
     ([*GIB, "--min-score", "nan"], "--min-score nan"),
     ([*GIB, "--world", "0"], "rank 0 of 0 nodes"),
+    ([*GIB, "--world", "4"], "--world 4 without --rank"),
     (["train", "--corpus", "fineweb-edu", "--gigabytes", "nan"], "--gigabytes nan"),
     (["train", "--corpus", "fineweb-edu", "--gigabytes", "0"], "--gigabytes 0"),
     ([*RUN, "--min-score", "0"], "--min-score is for fineweb-edu that is"),
@@ -159,6 +160,27 @@ def test_every_option_of_train_arrives(arriving):
     seen = arriving("train", "--corpus", "mine.txt", "--minutes", 1.5, "--compile")
     assert (seen["minutes"], seen["compiled"], seen["stop_at"]) == (1.5, True, None)
     assert seen["usd_per_hour"] is None and seen["max_dollars"] is None
+
+
+def test_who_watches_a_run_is_told_and_may_fail(arriving, monkeypatch, capsys):
+    lines = {"tensorboard": [], "wandb": []}
+
+    def fails(line):
+        lines["wandb"].append(line)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(
+        launch.loggers, "tensorboard", lambda out: lines["tensorboard"].append
+    )
+    monkeypatch.setattr(
+        launch.loggers, "weights_and_biases", lambda project, out: fails
+    )
+    on_log = arriving("train", "--tensorboard", "--wandb", "mine")["on_log"]
+    on_log("one")
+    on_log("two")
+    assert lines == {"tensorboard": ["one", "two"], "wandb": ["one"]}
+    assert "unwatched" in (said := capsys.readouterr().out)
+    assert "ConnectionError: no network" in said
 
 
 def test_every_option_of_sft_arrives(arriving, monkeypatch):

@@ -10,7 +10,12 @@ import torch
 from tiny_models import random_ids, tiny
 
 from tilelli_nb import ByteTokenizer, TilelliLM, load_config
-from tilelli_nb.errors import CheckpointError, MissingDependency, TokenError
+from tilelli_nb.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingDependency,
+    TokenError,
+)
 
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch):
@@ -177,6 +182,69 @@ def test_dtype_and_device_map_are_those_asked_for(auto, tmp_path, dtype):
     assert not model.training
     with pytest.raises(TypeError, match="no_such_option"):
         AutoModelForCausalLM.from_pretrained(tmp_path, no_such_option=1)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"subfolder": "x"}, {"variant": "fp16"}, {"output_loading_info": True}],
+    ids=lambda option: next(iter(option)),
+)
+def test_options_that_would_read_something_else_are_refused(auto, tmp_path, option):
+    with pytest.raises(ConfigError, match="is not followed here"):
+        type(auto[0]).from_pretrained(tmp_path, **option)
+
+
+def test_a_revision_is_the_one_that_is_fetched(auto, tmp_path, monkeypatch):
+    import tilelli_nb.extras.transformers as module
+
+    asked = []
+
+    def download(name, revision):
+        asked.append((name, revision))
+        return tmp_path
+
+    monkeypatch.setattr(module.hub, "download", download)
+    type(auto[0]).from_pretrained("me/model", revision="v1.0")
+    assert asked == [("me/model", "v1.0")]
+
+
+def test_another_configuration_than_the_models_is_refused(auto, tmp_path):
+    config = type(auto[0].config)(**auto[2].config.with_model(keep=1).to_dict())
+    with pytest.raises(ConfigError, match="another model"):
+        type(auto[0]).from_pretrained(tmp_path, config=config)
+
+
+def test_a_harness_may_ask_for_a_cache(auto):
+    model, tok, _ = auto
+    ids = tok("Once", return_tensors="pt")
+    plain = model.generate(**ids, max_new_tokens=3, do_sample=False)
+    cached = model.generate(**ids, max_new_tokens=3, do_sample=False, use_cache=True)
+    assert torch.equal(plain, cached)
+
+
+def test_settings_of_the_tokenizer_are_followed_and_saved(auto, tmp_path):
+    Tokenizer = type(auto[1])
+    tok = Tokenizer.from_pretrained(tmp_path, padding_side="right")
+    batch = tok(["a", "bcd"], padding=True, return_tensors="pt")
+    assert batch["input_ids"].tolist() == [[97, 0, 0], [98, 99, 100]]
+    tok.model_max_length = 256
+    tok.save_pretrained(tmp_path / "saved")
+    again = Tokenizer.from_pretrained(tmp_path / "saved")
+    assert (again.padding_side, again.model_max_length) == ("right", 256)
+    with pytest.raises(TokenError, match="pad_token = 'a'"):
+        Tokenizer.from_pretrained(tmp_path, pad_token="a")
+
+
+def test_what_is_no_byte_is_no_token(auto):
+    tok = auto[1]
+    for call in (
+        lambda: tok.convert_tokens_to_ids("ab"),
+        lambda: tok.convert_tokens_to_ids(chr(322)),
+        lambda: tok.decode([300]),
+    ):
+        with pytest.raises(TokenError, match="is no token"):
+            call()
+    assert tok.convert_tokens_to_ids("h") == 104 and tok.decode([104]) == "h"
 
 
 def test_what_transformers_saves_is_read_back_by_both(auto, tmp_path):

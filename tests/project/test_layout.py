@@ -41,6 +41,11 @@ def imports(path: Path) -> set[str]:
     names = {name_of(module).removesuffix(".__init__") for module in MODULES}
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            whole_names = [alias.name.split(".") for alias in node.names]
+            found |= {
+                ".".join(parts[1:]) for parts in whole_names if parts[0] == "tilelli_nb"
+            }
         if not isinstance(node, ast.ImportFrom):
             continue
         if node.level:

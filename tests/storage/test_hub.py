@@ -142,6 +142,11 @@ for name, lm in (("me/small", TilelliLM(small)), ("me/packed", None)):
     back = again.state_dict()
     same = all(torch.allclose(w, back[key], atol=1e-6) for key, w in lm.state_dict().items())
     print(same and again.sampling_defaults == lm.sampling_defaults)
+# what else lies in a folder stays here
+from pathlib import Path
+from tilelli_nb.storage.hub import upload
+Path(sys.argv[1], "diary.txt").write_text("mine")
+upload(Path(sys.argv[1]), "me/packed")
 try:
     TilelliLM.from_pretrained("me/nothing")
 except CheckpointError as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .options import (
     CORPUS_HELP,
     FINEWEB,
@@ -63,6 +64,10 @@ def data(
     given = {"megabytes": megabytes, "seed": seed, "gigabytes": gigabytes}
     given |= {"min-score": min_score, "files": files, "rank": rank, "world": world}
     refuse_for(corpus, given)
+    if (world or 1) > 1 and rank is None:
+        raise ConfigError(
+            f"--world {world} without --rank", f"say which: --rank 0 to {world - 1}"
+        )
     try:
         if corpus == FINEWEB:
             limit_bytes = gigabytes * 1e9 if gigabytes else (megabytes or 10) * 1e6

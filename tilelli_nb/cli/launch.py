@@ -25,6 +25,7 @@ from ..training.cpu_tuning import use_free_cores
 from ..training.distributed import Processes, refuse_unseen_gpu
 from ..training.gpu_memory import explain_gpu_errors, fit_micro_batch
 from ..training.loop import train
+from ..training.progress import say
 from ..training.resuming import branch, check_kind, recorded_precision
 from .options import FINEWEB, check_range, check_size, refuse
 
@@ -364,7 +365,9 @@ def micro_batch(wanted: str, lm: TilelliLM, rows: int, precision: str) -> int:
 
 
 def to_loggers(options: TrainOptions, out: Path) -> Callable[[dict[str, Any]], None]:
-    """Returns one on_log for all that --tensorboard and --wandb ask for."""
+    """Returns one on_log for all that --tensorboard and --wandb ask for. One that fails
+    is left out from then on: a run is not lost for want of somebody to watch it.
+    """
     chosen = []
     if options.tensorboard:
         chosen.append(loggers.tensorboard(out))
@@ -374,7 +377,12 @@ def to_loggers(options: TrainOptions, out: Path) -> Callable[[dict[str, Any]], N
         chosen.append(loggers.weights_and_biases(options.wandb, out))
 
     def on_log(line: dict[str, Any]) -> None:
-        for logger in chosen:
-            logger(line)
+        for logger in list(chosen):
+            try:
+                logger(line)
+            except Exception as error:  # no login, no network, a full disk
+                chosen.remove(logger)
+                said = f"{type(error).__name__}: {error}"
+                say(f"the run goes on unwatched, its numbers in {out}: {said}")
 
     return on_log

@@ -6,6 +6,7 @@ name that TilelliLM.from_pretrained takes works in AutoModelForCausalLM.from_pre
 for a bundled one give the folder that pretrained.resolve finds.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
-from ..errors import CheckpointError, MissingDependency, TokenError
+from ..errors import CheckpointError, ConfigError, MissingDependency, TokenError
 from ..inference.sampling import window_start
 from ..language_model import TilelliLM
 from ..model.network import IGNORE, VOCAB
 from ..model.ternary import TernaryLinear
+from ..storage import hub
 
 try:
     from transformers import (
@@ -35,6 +37,10 @@ except ImportError as missing:
     raise MissingDependency(
         "this module needs the library transformers", "pip install 'transformers>=5'"
     ) from missing
+
+
+# arguments of from_pretrained that name other files, or another kind of answer
+NOT_FOLLOWED = ("subfolder", "variant", "cache_dir", "token", "output_loading_info")
 
 
 class TilelliConfig(PreTrainedConfig):
@@ -90,8 +96,26 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         """Loads what TilelliLM.from_pretrained takes (a folder, packed or not, or the
         Hub), and what save_pretrained of this class has written. Other arguments, such
         as dtype and device_map, are those of transformers.
+
+        Raises ConfigError for those that would change what is read, but `revision`.
         """
+        for option in NOT_FOLLOWED:
+            if kwargs.get(option):
+                raise ConfigError(
+                    f"{option} = {kwargs[option]!r} is not followed here",
+                    "leave it out; TilelliLM.from_pretrained finds the files",
+                )
+        revision = kwargs.get("revision")
+        is_local = Path(name).is_dir()
+        if revision not in (None, "main") and not is_local:
+            name = hub.download(str(name), revision)
         lm = TilelliLM.from_pretrained(name)
+        asked = kwargs.get("config")
+        if asked is not None and asked.config.model != lm.config.model:
+            raise ConfigError(
+                "config describes another model than the one that is there",
+                "leave it out; to change a setting, change it in model.lm",
+            )
         # transformers does the rest, from weights instead of a place to read them.
         kwargs["config"] = TilelliConfig(**lm.config.to_dict())
         weights = {f"lm.{key}": weight for key, weight in lm.state_dict().items()}
@@ -171,6 +195,13 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
             logits = found if logits is None else found.where(in_this_window, logits)
         return logits
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. A cache is neither made nor needed, whoever asks for one:
+        evaluation harnesses do.
+        """
+        kwargs["use_cache"] = False
+        return super().generate(*args, **kwargs)
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -200,6 +231,17 @@ def padding_on_the_left(input_ids: Tensor, mask: Tensor | None) -> Tensor:
     return begins.long().argmax(1, keepdim=True)
 
 
+SPECIAL = ("bos_token", "eos_token", "pad_token")
+
+SETTINGS = (  # of the tokenizer
+    *SPECIAL,
+    "padding_side",
+    "truncation_side",
+    "model_max_length",
+    "chat_template",
+)
+
+
 class TilelliTokenizer(PreTrainedTokenizer):
     """Bytes as tokens: number 104 is written chr(104). Byte 0 begins, ends and pads."""
 
@@ -207,8 +249,12 @@ class TilelliTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        for token in ("bos_token", "eos_token", "pad_token"):
-            kwargs.setdefault(token, "\0")
+        for token in SPECIAL:
+            if str(kwargs.setdefault(token, "\0")) != "\0":
+                raise TokenError(
+                    f"{token} = {kwargs[token]!r}",
+                    "leave it out: byte 0 begins, ends and pads every text",
+                )
         kwargs.setdefault(
             "padding_side", "left"
         )  # what is written goes on at the right
@@ -218,8 +264,18 @@ class TilelliTokenizer(PreTrainedTokenizer):
     def from_pretrained(
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliTokenizer":
-        """Makes one: there is nothing to load."""
-        return cls()
+        """Makes one: there is nothing to load but the settings that save_pretrained
+        wrote. Those given here win. Raises TokenError for another special token than
+        byte 0.
+        """
+        saved = Path(name) / "tokenizer_config.json"
+        found = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
+        settings = {
+            key: value
+            for key, value in {**found, **kwargs}.items()
+            if key in SETTINGS and value is not None
+        }
+        return cls(**settings)
 
     @property
     def vocab_size(self) -> int:
@@ -232,9 +288,13 @@ class TilelliTokenizer(PreTrainedTokenizer):
         return [chr(byte) for byte in text.encode("utf-8", errors="replace")]
 
     def _convert_token_to_id(self, token: str) -> int:
+        if len(token) != 1 or ord(token) >= VOCAB:
+            raise TokenError(f"{token!r} is no token", "a token is one byte, chr(byte)")
         return ord(token)
 
     def _convert_id_to_token(self, index: int) -> str:
+        if not 0 <= index < VOCAB:
+            raise TokenError(f"{index} is no token", "tokens are bytes: 0 to 255")
         return chr(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
