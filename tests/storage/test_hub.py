@@ -146,7 +146,7 @@ for name, lm in (("me/small", TilelliLM(small)), ("me/packed", None)):
 from pathlib import Path
 from tilelli_nb.storage.hub import upload
 Path(sys.argv[1], "diary.txt").write_text("mine")
-upload(Path(sys.argv[1]), "me/packed")
+upload(Path(sys.argv[1]), "me/folder")
 try:
     TilelliLM.from_pretrained("me/nothing")
 except CheckpointError as error:
@@ -184,6 +184,7 @@ def test_there_and_back(hub, tmp_path):
         lines[-1].startswith("there is no model 'me/nothing'")
         and "RepositoryNotFoundError" in lines[-1]
     )
+    assert sorted(Hub.repositories["me/folder"]) == ["config.json", "model.safetensors"]
     for name in ("me/small", "me/packed"):
         files = Hub.repositories[name]
         own = ["generation_config.json"] if name == "me/packed" else []
