@@ -6,6 +6,7 @@ when something is missing that the book cannot do without.
 """
 
 import importlib.metadata
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -57,9 +58,14 @@ def check_commands():
     make = shutil.which("make") is not None
     npm = shutil.which("npm") is not None
     browser = any(shutil.which(name) for name in BROWSERS)
+    venv = importlib.util.find_spec("ensurepip") is not None
+    yield venv, True, "venv", "Debian and Ubuntu: apt-get install python3-venv"
     yield git, True, "git", "install git with your package manager"
     yield make, True, "make", "install make (macOS: xcode-select --install)"
-    fix = "only the browser tests need it; Debian and Ubuntu: apt-get install chromium"
+    fix = (
+        "only the browser tests need it; Debian: apt-get install chromium; "
+        "elsewhere Google Chrome will do"
+    )
     yield browser, False, "Chromium", fix
     fix = "only for a site that works without network; install Node.js"
     yield npm, False, "npm", fix

@@ -396,7 +396,7 @@ def test_a_pod_that_was_taken_away_goes_on_training(tmp_path):
 JOB = Path(__file__).parents[2] / "book" / "slurm" / "pretrain.sbatch"
 TORCHRUN = """#!/bin/bash
 echo "$*" > arguments; mkdir -p runs/slurm-7
-[ "$1" ] && echo '{"finished": null}' > runs/slurm-7/run.json
+[ -e early ] || echo '{"finished": null}' > runs/slurm-7/run.json
 if [ -e wait ]; then
   trap 'echo checkpoint >> log; exit 1' TERM
   kill -TERM $PPID; while :; do sleep 0.05; done  # Slurm's signal, two minutes before the end
@@ -407,7 +407,12 @@ echo '{"finished": "now"}' > runs/slurm-7/run.json; exit $(cat code)
 
 @pytest.mark.parametrize(
     "interrupted, code, log",
-    [(True, 0, ["checkpoint", "requeue 7"]), (False, 0, []), (False, 3, [])],
+    [
+        (["wait"], 0, ["checkpoint", "requeue 7"]),
+        (["wait", "early"], 0, ["checkpoint", "requeue 7"]),  # no record yet
+        ([], 0, []),
+        ([], 3, []),
+    ],
 )
 def test_the_slurm_job_comes_back_when_its_time_is_up(tmp_path, interrupted, code, log):
     scontrol = f'#!/bin/bash\necho "$@" >> {tmp_path}/log\n'
@@ -416,8 +421,8 @@ def test_the_slurm_job_comes_back_when_its_time_is_up(tmp_path, interrupted, cod
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "code").write_text(str(code))
-    if interrupted:
-        (tmp_path / "wait").touch()
+    for name in interrupted:
+        (tmp_path / name).touch()
     env = os.environ | {
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
         "SLURM_SUBMIT_DIR": str(tmp_path),
@@ -443,3 +448,12 @@ def test_the_slurm_job_comes_back_when_its_time_is_up(tmp_path, interrupted, cod
     assert {
         word for word in arguments[arguments.index("train") :] if word.startswith("--")
     } <= options
+
+
+@pytest.mark.parametrize("out", [["--out", "x"], ["--out=x"]], ids=len)
+def test_the_slurm_job_has_a_folder_of_its_own(tmp_path, out):
+    env = os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", JOB, "--steps", "9", *out], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "leave --out away" in done.stderr

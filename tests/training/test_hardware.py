@@ -470,13 +470,20 @@ def test_watchers_get_every_number_under_a_name(tmp_path, monkeypatch):
     """
     sent, logged = {}, []
     board = types.ModuleType("torch.utils.tensorboard")
-    board.SummaryWriter = lambda folder: types.SimpleNamespace(
-        add_scalar=lambda name, value, step: sent.__setitem__((name, step), value),
-        flush=lambda: None,
-    )
+    purged = []  # steps that an older file of the same run loses
+
+    def writer(folder, purge_step):
+        purged.append(purge_step)
+        return types.SimpleNamespace(
+            add_scalar=lambda name, value, step: sent.__setitem__((name, step), value),
+            flush=lambda: None,
+        )
+
+    board.SummaryWriter = writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
     watch.tensorboard(tmp_path)(LINE)
     assert sent == {(name, 3): value for name, value in NAMED.items()}
+    assert purged == [3]
     bias = types.ModuleType("wandb")
     bias.init = lambda **about: types.SimpleNamespace(
         log=lambda values, step: logged.append((about, values, step))

@@ -46,7 +46,9 @@ def tensorboard(folder: Path) -> OnLog:
     def on_log(line: dict[str, Any]) -> None:
         nonlocal writer
         if writer is None:  # not before the folder is known to be this run's
-            writer = SummaryWriter(str(folder))
+            # a run that goes on from a checkpoint makes some steps again: they replace
+            # those that an older file has
+            writer = SummaryWriter(str(folder), purge_step=line["step"])
         for name, value in scalars(line).items():
             writer.add_scalar(name, value, line["step"])
         writer.flush()  # so that a page that is open shows it now
