@@ -294,7 +294,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--again", type=Path, metavar="RUN", help="repeat one run")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.workers < 1:
+        parser.error("--workers counts runs side by side: 1 or more")
+    return args
 
 
 def main() -> int:

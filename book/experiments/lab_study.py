@@ -23,6 +23,7 @@ seeds, and what each is compared with.
       ternary-price: [full, fp32-ffn]
 """
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def load_study(path: str | Path) -> Study:
     keys = {each.name: each for each in fields(Study)} | {"factors": 1, "tune": 1}
     for key in values:
         check_key(key, keys, "")
+    check_form(values, path)
     base = values.get("base")
     arms = [
         read_arm(name, about or {}, base, values.get("tune"))
@@ -138,6 +140,48 @@ def load_study(path: str | Path) -> Study:
     )
     check(study)
     return study
+
+
+def check_form(values: dict[str, Any], path: Path) -> None:
+    """Raises ConfigError for what is missing, or written in another way than above."""
+    for key in ("question", "bytes", "seeds", "arms"):
+        require(key in values, f"{path.name} has no {key}", "add it: lab_study.py")
+    for key in ("arms", "factors", "settings", "claims"):
+        mapping(values.get(key, {}), f"{key} of {path.name}")
+    for name, about in values["arms"].items():
+        mapping(about or {}, f"the arm {name}")
+        check_tuning((about or {}).get("tune"), f"tune of the arm {name}")
+    check_tuning(values.get("tune"), f"tune of {path.name}")
+    for factor, levels in values.get("factors", {}).items():
+        require(
+            isinstance(levels, list | dict),
+            f"the factor {factor} is {levels!r}",
+            f"list its levels: {factor}: [{levels}]",
+        )
+    seeds = values["seeds"]
+    require(
+        isinstance(seeds, list) and seeds and all(isinstance(s, int) for s in seeds),
+        f"seeds = {seeds!r}",
+        "list one whole number or more: seeds: [1, 2, 3]",
+    )
+    name = values.get("name", path.stem)
+    require(
+        bool(re.fullmatch(r"[\w-]+", str(name))),
+        f"name = {name!r}",
+        "it names folders: take letters, digits and -",
+    )
+
+
+def check_tuning(tune: Any, where: str) -> None:
+    """Raises ConfigError unless `tune` is None, or one setting with its values."""
+    if tune is None:
+        return
+    settings = [key for key in mapping(tune, where) if key != "seed"]
+    require(
+        len(settings) == 1 and isinstance(tune[settings[0]], list),
+        f"{where} is {tune!r}",
+        "name one setting and list its values: {lr: [1.0e-3, 3.0e-3], seed: 0}",
+    )
 
 
 def read_arm(name: str, about: dict, base: str | None, tune: dict | None) -> Arm:
@@ -172,9 +216,14 @@ def levels_of(factor: str, levels: list | dict, base: str | None) -> list[Arm]:
     if isinstance(levels, list) and factor == "variant":
         levels = {level: {"variant": level} for level in levels}
     elif isinstance(levels, list):
-        levels = {f"{factor}-{level:g}": {factor: level} for level in levels}
+        levels = {f"{factor}-{word_of(level)}": {factor: level} for level in levels}
     arms = [read_arm(name, about, base, None) for name, about in levels.items()]
     return [replace(arm, factor=factor) for arm in arms]
+
+
+def word_of(level: Any) -> str:
+    """A level in the name of its arm: 0.1 of 1.0e-1, cosine of cosine."""
+    return f"{level:g}" if isinstance(level, int | float) else str(level)
 
 
 def check(study: Study) -> None:

@@ -322,6 +322,13 @@ def test_a_record_of_other_settings_is_refused(done, shards, tmp_path):
         ({"arms": {"full": {}, "keep-1": {}}}, "tiny has an arm twice"),
         ({"tune": {"lr": [1e-3], "seed": 2}}, "tuned with seed 2, which counts too"),
         ({"settings": TINY | {"keep": 64}}, "keep = 64 keys of a context of 32"),
+        ({"seeds": 3}, "seeds = 3"),
+        ({"seeds": []}, "seeds = "),
+        ({"arms": ["full"]}, "arms of tiny.yaml holds list"),
+        ({"arms": {"full": "routed"}}, "the arm full holds str"),
+        ({"tune": {"lr": [1e-3], "clip": [1.0]}}, "tune of tiny.yaml is"),
+        ({"factors": {"keep": 4}}, "the factor keep is 4"),
+        ({"name": "../x"}, "name = '../x'"),
     ],
     ids=str,
 )
@@ -330,6 +337,24 @@ def test_a_study_that_cannot_be_is_refused(tmp_path, change, said):
     path.write_text(yaml.safe_dump(STUDY | change))
     with pytest.raises(ConfigError, match=said):
         lab_study.load_study(path)
+
+
+@pytest.mark.parametrize("key", ["question", "bytes", "seeds", "arms"])
+def test_a_study_names_what_it_cannot_do_without(tmp_path, key):
+    path = tmp_path / "tiny.yaml"
+    rest = {name: value for name, value in STUDY.items() if name != key}
+    path.write_text(yaml.safe_dump(rest))
+    with pytest.raises(ConfigError, match=f"tiny.yaml has no {key}"):
+        lab_study.load_study(path)
+
+
+def test_the_levels_of_a_factor_may_be_words(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    factors = {"schedule": ["cosine", "wsd"]}
+    study = STUDY | {"factors": factors, "claims": {}}
+    path.write_text(yaml.safe_dump(study))
+    names = [arm.name for arm in lab_study.load_study(path).arms]
+    assert names[-2:] == ["schedule-cosine", "schedule-wsd"]
 
 
 @pytest.mark.parametrize("name", lab.ORDER)
