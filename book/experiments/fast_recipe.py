@@ -135,7 +135,7 @@ def run(name: str, steps: int, shards: Shards, out: Path) -> None:
             lm, shards, folder, notes="One recipe of the same time as others."
         )
         if not record["finished"]:
-            raise KeyboardInterrupt  # it was told to stop
+            raise SystemExit(f"{name}: stopped, and not kept")
         target.mkdir(parents=True, exist_ok=True)
         for file in ("metrics.jsonl", "run.json"):
             shutil.copy(folder / file, target / file)

@@ -145,7 +145,9 @@ def load_study(path: str | Path) -> Study:
 def check_form(values: dict[str, Any], path: Path) -> None:
     """Raises ConfigError for what is missing, or written in another way than above."""
     for key in ("question", "bytes", "seeds", "arms"):
-        require(key in values, f"{path.name} has no {key}", "add it: lab_study.py")
+        require(
+            key in values, f"{path.name} has no {key}", "add it; lab_study.py shows how"
+        )
     for key in ("arms", "factors", "settings", "claims"):
         mapping(values.get(key, {}), f"{key} of {path.name}")
     for name, about in values["arms"].items():

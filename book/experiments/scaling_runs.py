@@ -42,7 +42,7 @@ def main() -> None:
                 notes="One point of the scaling curve.",
             )
             if not record["finished"]:
-                raise KeyboardInterrupt  # it was told to stop
+                raise SystemExit(f"{name}: stopped, and not kept")
             (args.out / name).mkdir(parents=True, exist_ok=True)
             for file in ("run.json", "metrics.jsonl"):
                 shutil.copy(Path(folder) / name / file, args.out / name / file)

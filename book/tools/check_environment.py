@@ -58,7 +58,9 @@ def check_commands():
     make = shutil.which("make") is not None
     npm = shutil.which("npm") is not None
     browser = any(shutil.which(name) for name in BROWSERS)
-    venv = importlib.util.find_spec("ensurepip") is not None
+    # who runs in an environment already needs no means to make one
+    is_in_venv = sys.prefix != sys.base_prefix
+    venv = is_in_venv or importlib.util.find_spec("ensurepip") is not None
     yield venv, True, "venv", "Debian and Ubuntu: apt-get install python3-venv"
     yield git, True, "git", "install git with your package manager"
     yield make, True, "make", "install make (macOS: xcode-select --install)"

@@ -382,7 +382,7 @@ def to_loggers(options: TrainOptions, out: Path) -> Callable[[dict[str, Any]], N
                 logger(line)
             except Exception as error:  # no login, no network, a full disk
                 chosen.remove(logger)
-                said = f"{type(error).__name__}: {error}"
-                say(f"the run goes on unwatched, its numbers in {out}: {said}")
+                said = f"a watcher failed: {type(error).__name__}: {error}"
+                say(f"{said}; the run goes on without it, its numbers in {out}")
 
     return on_log
