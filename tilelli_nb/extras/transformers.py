@@ -103,7 +103,7 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
             if kwargs.get(option):
                 raise ConfigError(
                     f"{option} = {kwargs[option]!r} is not followed here",
-                    "leave it out; the Hub's token is that of `hf auth login` or HF_TOKEN",
+                    "leave it out; the Hub's token comes from `hf auth login`",
                 )
         revision = kwargs.get("revision")
         is_local = Path(name).is_dir()
