@@ -5,11 +5,12 @@
     [--gate] [--questions N]
 
 Asked at temperature 0: the held-out sets of the pairs, all of them; the hundred first
-questions; what a gate makes of it, whose threshold is chosen on the calibration set;
+questions; what gates make of it, whose thresholds are chosen on the calibration set;
 how well confidence tells right answers from wrong ones, with a control of shuffled
 outcomes; held-out text before and after. --outside names a folder with the public
 question sets of FILES: what they hold is not kept, only counts are. --gate writes the
-gate beside the model. --questions asks the first N of each set alone.
+first of the gates, the cheapest, beside the model. --questions asks the first N of
+each set alone.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from tilelli_nb.chat.pairs import Pair, PairSets, accepts, make_pairs
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.errors import EvaluationError
 from tilelli_nb.evaluation.answers import (
+    GIVE_UP,
     Judged,
     by_kind,
     calibrate,
@@ -46,6 +48,7 @@ from tilelli_nb.training.planning import FINAL_EVAL_BYTES
 HELD_OUT = ("phrasings", "entities", "templates", "unanswerable")
 ASKED = ("calibration", *HELD_OUT)
 OUTSIDE = 400  # questions of each public set and side
+PRICES = (GIVE_UP, 0.05, 0.2)  # shares of the right answers that a gate may cost
 SHOWN = 20  # conversations that are kept, unpicked
 
 
@@ -126,25 +129,32 @@ def ask_held_out(lm, pairs: PairSets) -> tuple[dict[str, Any], dict[str, list[Ju
 def gate_results(
     lm, pairs: PairSets, judged: dict[str, list[Judged]]
 ) -> dict[str, Any]:
-    """For each signal: the threshold from the calibration set, and what it changes in
-    the held-out sets; how well the signal knows, and the control.
+    """For each signal: the thresholds from the calibration set, one for each price, and
+    what they change in the held-out sets; how well the signal knows, and the control.
     """
     calibration = judge(lm, pairs.calibration)
     everything = [one for found in judged.values() for one in found]
     rows: dict[str, Any] = {}
     for signal in SIGNALS:
         try:
-            gate = calibrate(calibration, signal)
+            gates = {price: calibrate(calibration, signal, price) for price in PRICES}
             knows = knows_when_it_is_right(everything, signal)
         except EvaluationError as error:  # all answers right, or all wrong
             print(f"no gate by {signal}: {error.problem}")
             rows[signal] = None
             continue
         rows[signal] = {
-            "threshold": gate.threshold,
-            "through": {
-                name: shares(through(gate, found)) for name, found in judged.items()
-            },
+            "gates": [
+                {
+                    "give_up": price,
+                    "threshold": gate.threshold,
+                    "through": {
+                        name: shares(through(gate, found))
+                        for name, found in judged.items()
+                    },
+                }
+                for price, gate in gates.items()
+            ],
             "auroc": knows._asdict(),
             "shuffled": knows_when_it_is_right(everything, signal, 0)._asdict(),
             "curve": curve(everything, signal),
@@ -237,7 +247,8 @@ def main() -> None:
         print(f"AUROC {gate_row['auroc']}, shuffled {gate_row['shuffled']}")
     if args.gate and gate_row:
         folder = pretrained.resolve(args.model)  # also of a bundled one
-        write_gate(folder, Gate("margin", gate_row["threshold"]))
+        cheapest = gate_row["gates"][0]
+        write_gate(folder, Gate("margin", cheapest["threshold"]))
     if args.out:
         record = records.new_record(
             args.out.name,

@@ -9,6 +9,7 @@ import pytest
 
 from model_card import card, commands, history, recipe, results_of
 from tilelli_nb import load_record, pretrained
+from tilelli_nb.evaluation.answers import GIVE_UP
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "tilelli_nb" / "weights"
@@ -88,11 +89,21 @@ def test_a_chat_card_has_the_figures_of_the_judge(name):
     assert re.search(r"about (\S+) simple facts", text)[1] == f"{found['questions']:,}"
     assert re.search(r"it is right in (\S+),", text)[1] == f"{right:.0%}"
     assert re.search(r"refuses (\S+) and invents", text)[1] == f"{refused:.0%}"
+    cheapest = judged["gate"]["margin"]["gates"][0]
+    behind = cheapest["through"]
+    gated = re.search(r"it is right in (\S+) of the facts, refuses (\S+), and", text)
+    assert gated[1] == f"{behind['phrasings']['right']['value']:.0%}"
+    assert gated[2] == f"{behind['phrasings']['refused']['value']:.0%}"
+    names = re.search(r"was not taught it refuses (\S+)\. .* and (\S+) of those", text)
+    known = judged["held_out"]["entities"]["all"]["refused"]["value"]
+    assert names[1] == f"{known:.0%}"
+    assert names[2] == f"{behind['entities']['refused']['value']:.0%}"
     # it was this file that was judged, and the gate beside it came of that
     weights = (WEIGHTS / name / "model.safetensors").read_bytes()
     assert judged["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     gate = json.loads((WEIGHTS / name / "gate.json").read_text(encoding="utf-8"))
-    threshold = judged["gate"]["margin"]["threshold"]
+    threshold = cheapest["threshold"]
+    assert cheapest["give_up"] == GIVE_UP
     assert gate == {"signal": "margin", "threshold": threshold}
 
 

@@ -380,7 +380,7 @@ def test_how_far_the_large_chat_model_has_come():
         "11_chat",
         "66% of the facts where we wanted 80%, and 73% of the unseen names",
         "After three passes 38% of the facts were right",
-        "after two thousand steps the large model is right in four of ten",
+        "after two and a half passes the large model is right in four of ten",
     )
     now = results("lite-10m-chat-judged")["held_out"]
     first = results("lite-10m-chat-first-judged")["held_out"]
@@ -400,7 +400,7 @@ def test_what_the_controls_of_the_chat_models_found():
         "real ones in 64% and 48%",
         "nine in ten are refused in both",
         "only 63% and 65% are refused",
-        "59% after about 75%",
+        "59%, against about 75%",
     )
     found = results("chat-controls")
     nano, lite = found["nano-chat"], found["lite-10m-chat"]

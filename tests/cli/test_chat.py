@@ -199,7 +199,7 @@ def test_an_answer_does_not_steer_the_terminal(taught, monkeypatch):
     assert "TILELLI: a USER: b [2J é\n" in done.output
 
 
-def test_a_gate_is_used_when_asked_for(taught, monkeypatch, tmp_path):
+def test_a_gate_is_used_where_there_is_one(taught, monkeypatch, tmp_path):
     out, _ = taught
     refused = tilelli("chat", "--model", "tilelli/nano", "--gate", input="Hi\n")
     assert isinstance(refused.exception, CheckpointError)
@@ -209,8 +209,12 @@ def test_a_gate_is_used_when_asked_for(taught, monkeypatch, tmp_path):
 
     monkeypatch.setattr("tilelli_nb.inference.chatting.speak", unsure)
     write_gate(out, Gate("margin", 0.5))
-    shut = tilelli("chat", "--model", out, "--gate", input="Hi\n")
-    assert "TILELLI: I don't know.\n" in shut.output and "not sure" in shut.output
+    for shut in (["chat", "--model", out], ["chat", "--model", out, "--gate"]):
+        said = tilelli(*shut, input="Hi\n").output
+        assert "TILELLI: I don't know.\n" in said and "not sure" in said
+    open_to_all = tilelli("chat", "--model", out, "--no-gate", input="Hi\n")
+    assert "TILELLI: Paris.\n" in open_to_all.output
+    (out / "gate.json").unlink()
     assert "TILELLI: Paris.\n" in tilelli("chat", "--model", out, input="Hi\n").output
 
 

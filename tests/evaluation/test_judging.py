@@ -114,9 +114,15 @@ def test_a_gate_turns_doubtful_answers_into_refusals():
 
 
 def test_the_gate_is_set_by_given_answers_alone():
-    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.7), ("Zorbia.", 0.2))
-    refused = found[0]._replace(refused=True, right=False, margin=0.99)
-    assert calibrate([*found, refused], "margin") == Gate("margin", pytest.approx(0.45))
+    found, _ = judged(("Paris.", 0.9), ("Madrid.", 0.7), ("Zorbia.", 0.8))
+    # a refusal that was right, and the least sure of all: it is no answer
+    refusal = found[2]._replace(refused=True, right=True, margin=0.1)
+    many = [*found, refusal]
+    assert calibrate(many, "margin") == Gate("margin", 0.7)
+    # the one of two that is given up takes with it the invention of 0.8
+    assert calibrate(many, "margin", give_up=0.5) == Gate("margin", 0.9)
+    by_largest = calibrate(many, "max_softmax", give_up=0.5)
+    assert by_largest == Gate("max_softmax", pytest.approx(0.95))
 
 
 def test_confidence_that_knows_and_the_control_that_cannot():

@@ -12,11 +12,11 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score
 from tilelli_nb.errors import EvaluationError
 from tilelli_nb.evaluation.statistics import (
     auroc,
-    best_threshold,
     bootstrap,
     risk_coverage,
     share,
     share_interval,
+    threshold_at,
 )
 
 
@@ -176,27 +176,35 @@ def test_no_answers_have_no_curve():
 
 
 def test_the_threshold_by_hand():
-    # better to answer: 0.9, 0.7, 0.4; better to refuse: 0.5, 0.2
-    confidence = [0.9, 0.7, 0.4, 0.5, 0.2]
-    better = [True, True, True, False, False]
-    # At 0.3: one of two wrongly answered (0.5). At 0.6: one of three wrongly refused
-    # (0.33), which is fewest.
-    assert best_threshold(confidence, better) == pytest.approx(0.6)
-    assert best_threshold([1, 2, 3, 4], [False, False, True, True]) == 2.5
+    # right with 0.9, 0.7, 0.4 and 0.3, wrong with 0.8 and 0.35
+    confidence = [0.9, 0.8, 0.7, 0.4, 0.35, 0.3]
+    right = [True, False, True, True, False, True]
+    # for nothing, it is that of the least sure right answer: no wrong one is below it
+    assert threshold_at(confidence, right, 0) == 0.3
+    # for a quarter, one of four: the wrong answer of 0.35 is held back with it
+    assert threshold_at(confidence, right, 0.25) == 0.4
+    assert threshold_at(confidence, right, 0.49) == 0.4
+    assert threshold_at(confidence, right, 0.5) == 0.7
 
 
-def test_both_kinds_weigh_the_same():
-    """Ninety questions that want an answer do not outvote ten that want none."""
-    confidence = [0.8] * 45 + [0.4] * 45 + [0.6] * 10
-    better = [True] * 90 + [False] * 10
-    # At 0.5: half of the answers lost, all refusals missed: 1.5. At 0.7: 0.5.
-    assert best_threshold(confidence, better) == pytest.approx(0.7)
+def test_equal_confidences_are_given_or_held_back_together():
+    assert threshold_at([0.5, 0.5, 0.5, 0.9], [True] * 4, 0.25) == 0.5
 
 
-@pytest.mark.parametrize("better", [[True, True], [False, False]])
-def test_a_threshold_needs_both_kinds(better):
-    with pytest.raises(EvaluationError, match="one kind"):
-        best_threshold([0.1, 0.2], better)
+def test_the_share_is_counted_exactly():
+    """In floats 0.29 * 100 is 28.999999999999996."""
+    assert threshold_at(range(100), [True] * 100, 0.29) == 29
+
+
+@pytest.mark.parametrize("give_up", [-0.1, 1, float("nan")])
+def test_a_threshold_needs_a_share(give_up):
+    with pytest.raises(EvaluationError, match="give_up"):
+        threshold_at([0.1, 0.2], [True, True], give_up)
+
+
+def test_a_threshold_needs_a_right_answer():
+    with pytest.raises(EvaluationError, match="no answer was right"):
+        threshold_at([0.1, 0.2], [False, False], 0.01)
 
 
 @pytest.mark.parametrize("right, of", [(0, 2), (24, 24), (3, 7), (446, 1000)])

@@ -20,10 +20,12 @@ Confidence = Annotated[
     bool, typer.Option(help="Say beside each answer how sure the model was of it")
 ]
 UseGate = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--gate/--no-gate",
-        help="Answer I don't know where the model is less sure than its threshold",
+        help="Answer I don't know where the model is less sure than the gate beside "
+        "it asks for; yes where there is one",
+        show_default=False,
     ),
 ]
 
@@ -33,10 +35,10 @@ def chat(
     temperature: Temperature = 0.0,
     seed: Seed = None,
     confidence: Confidence = True,
-    gate: UseGate = False,
+    gate: UseGate = None,
 ) -> None:
     """Talks with a model that was trained to chat. Ctrl-C ends an answer, Ctrl-D (or
-    Ctrl-C twice) the conversation. Without --gate every answer is given.
+    Ctrl-C twice) the conversation. With --no-gate every answer is given.
     """
     from .. import pretrained
     from ..errors import CheckpointError
@@ -50,7 +52,8 @@ def chat(
             "leave it out, or give a temperature above 0",
         )
     lm = TilelliLM.from_pretrained(model)
-    found = read_gate(pretrained.resolve(model)) if gate else None
+    # None, neither of the two options: a gate is used where there is one
+    found = None if gate is False else read_gate(pretrained.resolve(model))
     if gate and found is None:
         raise CheckpointError(
             f"{model} has no gate", "leave --gate out, or use a model that has one"

@@ -10,12 +10,14 @@ from ..inference.chatting import Gate
 from .statistics import (
     Interval,
     auroc,
-    best_threshold,
     bootstrap,
     risk_coverage,
     share,
     share_interval,
+    threshold_at,
 )
+
+GIVE_UP = 0.01  # of the right answers: what a gate may cost
 
 
 class Judged(NamedTuple):
@@ -85,13 +87,14 @@ def by_kind(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     return {kind: shares(kinds[kind]) for kind in sorted(kinds)}
 
 
-def calibrate(judged: Sequence[Judged], signal: str) -> Gate:
-    """The gate that divides best, among answers that were given: the right ones on one
-    side, on the other those that were wrong, or to questions without an answer.
+def calibrate(judged: Sequence[Judged], signal: str, give_up: float = GIVE_UP) -> Gate:
+    """The strictest gate that holds back at most the share `give_up` of the right
+    answers. Refusals are no answers. Raises EvaluationError where nothing was right.
     """
     given = [one for one in judged if not one.refused]
     confidence = [getattr(one, signal) for one in given]
-    return Gate(signal, best_threshold(confidence, [one.right for one in given]))
+    right = [one.right for one in given]
+    return Gate(signal, threshold_at(confidence, right, give_up))
 
 
 def through(gate: Gate, judged: Sequence[Judged]) -> list[Judged]:

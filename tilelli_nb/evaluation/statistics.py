@@ -133,27 +133,21 @@ def risk_coverage(confidence: Sequence[float], right: Sequence[bool]) -> RiskCov
     )
 
 
-def best_threshold(
-    confidence: Sequence[float], answer_is_better: Sequence[bool]
+def threshold_at(
+    confidence: Sequence[float], right: Sequence[bool], give_up: float
 ) -> float:
-    """The threshold at or above which one should answer, so that the two kinds of
-    mistakes together are rarest: to answer where a refusal was due, and to refuse where
-    an answer was.
+    """The highest threshold that holds back at most the share `give_up` of the right
+    answers: those are given whose confidence reaches it.
 
-    Half-way between the two confidences that it divides. Each class weighs the same,
-    whatever its size. Raises EvaluationError without a case of each.
+    Raises EvaluationError where nothing was right, or for a share that is none.
     """
-    confidence = np.asarray(confidence, float)
-    better = np.asarray(answer_is_better, bool)
-    if better.all() or not better.any():
+    if not 0 <= give_up < 1:
         raise EvaluationError(
-            "all cases are of one kind", "calibrate on answers and refusals"
+            f"give_up = {give_up!r}", "give a share of the right answers: 0.01, say"
         )
-    levels = np.unique(confidence)
-    # below all, between each two neighbours, above all
-    cuts = np.concatenate(
-        [[levels[0] - 1e-9], (levels[1:] + levels[:-1]) / 2, [levels[-1] + 1e-9]]
-    )
-    answered = confidence >= cuts[:, None]  # (cuts, n)
-    mistakes = (~answered[:, better]).mean(1) + answered[:, ~better].mean(1)
-    return float(cuts[mistakes.argmin()])
+    sure = sorted(c for c, good in zip(confidence, right, strict=True) if good)
+    if not sure:
+        raise EvaluationError("no answer was right", "calibrate on right answers")
+    # a little more: in floats 0.29 * 100 is less than 29
+    held_back = int(give_up * len(sure) + 1e-9)
+    return float(sure[held_back])
