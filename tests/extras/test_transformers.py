@@ -261,6 +261,26 @@ def test_what_transformers_saves_is_read_back_by_both(auto, tmp_path):
         assert torch.equal(own.state_dict()[name], weight), name
 
 
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ({"max_shard_size": "500KB"}, "several files"),
+        ({"max_shard_size": 500_000}, "several files"),
+        ({"variant": "fp16"}, "not read here"),
+        ({"distributed_checkpoint": True}, "not read here"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_back_is_not_written(auto, tmp_path, option, words):
+    folder = tmp_path / "saved"
+    with pytest.raises(ConfigError, match=words):
+        auto[0].save_pretrained(folder, **option)
+    assert not folder.exists()
+    # as much as transformers allows by itself is no reason to refuse
+    auto[0].save_pretrained(folder, max_shard_size="50GB", variant=None)
+    assert type(auto[0]).from_pretrained(folder)
+
+
 def test_a_packed_model_stays_packed_and_is_not_saved_as_another(tmp_path):
     pytest.importorskip("transformers", reason="an optional library")
     from tilelli_nb.extras.transformers import TilelliForCausalLM

@@ -23,6 +23,7 @@ from ..model.ternary import TernaryLinear
 from ..storage import hub
 
 try:
+    from huggingface_hub import split_torch_state_dict_into_shards as split_weights
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -41,6 +42,8 @@ except ImportError as missing:
 
 # arguments of from_pretrained that name other files, or another kind of answer
 NOT_FOLLOWED = ("subfolder", "variant", "cache_dir", "token", "output_loading_info")
+# arguments of save_pretrained that would make files which nobody here reads
+NOT_WRITTEN = ("variant", "distributed_checkpoint")
 
 
 class TilelliConfig(PreTrainedConfig):
@@ -126,11 +129,29 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         return model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Saves as transformers does. Raises CheckpointError for a packed model."""
+        """Saves as transformers does, with all weights in one file.
+
+        Raises CheckpointError for a packed model, ConfigError for arguments by which
+        there would be other files, or more than one.
+        """
         if self.lm.is_packed:
             raise CheckpointError(
                 "a packed model has no latent weights to save",
                 "use model.lm.save_packed(folder)",
+            )
+        for option in NOT_WRITTEN:
+            if kwargs.get(option):
+                raise ConfigError(
+                    f"{option} = {kwargs[option]!r} would write what is not read here",
+                    "leave it out: the weights are one file, model.safetensors",
+                )
+        most = kwargs.get("max_shard_size")
+        weights = kwargs.get("state_dict") or self.state_dict()
+        if most and split_weights(weights, max_shard_size=most).is_sharded:
+            raise ConfigError(
+                f"max_shard_size = {most!r} would cut the weights into several files, "
+                "which are not read here",
+                "leave it out: the weights are one file, model.safetensors",
             )
         super().save_pretrained(*args, **kwargs)
 
