@@ -261,6 +261,45 @@ def test_what_transformers_saves_is_read_back_by_both(auto, tmp_path):
         assert torch.equal(own.state_dict()[name], weight), name
 
 
+def test_it_samples_as_the_file_beside_its_weights_says(auto, tmp_path):
+    from transformers import GenerationConfig, pipeline
+
+    model, tok, lm = auto
+    assert lm.sampling_defaults == {"temperature": 0.3}
+    said = model.generation_config
+    assert (said.do_sample, said.temperature) == (True, 0.3)
+    assert (said.eos_token_id, said.pad_token_id, said.use_cache) == (0, 0, False)
+    model.save_pretrained(tmp_path / "again")
+    own = TilelliLM.from_pretrained(tmp_path / "again")
+    assert own.sampling_defaults == {"temperature": 0.3}
+    # a pipeline too, and what the file says of other things than ours
+    more = {"max_new_tokens": 3, "repetition_penalty": 1.5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(more))
+    speak = pipeline("text-generation", model=str(tmp_path))
+    written = speak("Once", return_full_text=False)[0]["generated_text"]
+    assert len(written.encode()) <= 3
+    assert speak.model.generation_config.repetition_penalty == 1.5
+    # one that is given wins, and without a file there is transformers' own
+    given = GenerationConfig(temperature=0.7, do_sample=True)
+    read = type(model).from_pretrained(tmp_path, generation_config=given)
+    assert read.generation_config.temperature == 0.7
+    (tmp_path / "generation_config.json").unlink()
+    plain = type(model).from_pretrained(tmp_path).generation_config
+    assert (plain.temperature, plain.eos_token_id, plain.use_cache) == (None, 0, False)
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_generation_ends_at_byte_0(auto, tmp_path, with_file):
+    """The file does not name the byte, and need not."""
+    if not with_file:
+        (tmp_path / "generation_config.json").unlink()
+    model = type(auto[0]).from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.lm.output.weight.zero_()  # all bytes are equal: the first is chosen
+    wrote = model.generate(torch.tensor([[104]]), max_new_tokens=9, do_sample=False)
+    assert wrote.tolist() == [[104, 0]]
+
+
 @pytest.mark.parametrize(
     "option, words",
     [

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import pretrained
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, MissingDependency, TokenError
+from ..inference import generation_config
 from ..inference.sampling import window_start
 from ..language_model import TilelliLM
 from ..model.network import IGNORE, VOCAB
@@ -28,6 +30,7 @@ try:
         AutoConfig,
         AutoModelForCausalLM,
         AutoTokenizer,
+        GenerationConfig,
         GenerationMixin,
         PreTrainedConfig,
         PreTrainedModel,
@@ -97,8 +100,9 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliForCausalLM":
         """Loads what TilelliLM.from_pretrained takes (a folder, packed or not, or the
-        Hub), and what save_pretrained of this class has written. Other arguments, such
-        as dtype and device_map, are those of transformers.
+        Hub), and what save_pretrained of this class has written. It samples as the
+        folder's generation_config.json says. Other arguments, such as dtype and
+        device_map, are those of transformers.
 
         Raises ConfigError for those that would change what is read, but `revision`.
         """
@@ -112,13 +116,17 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         is_local = Path(name).is_dir()
         if revision not in (None, "main") and not is_local:
             name = hub.download(str(name), revision)
-        lm = TilelliLM.from_pretrained(name)
+        # a whole path: ./tilelli/nano is not the bundled model
+        folder = pretrained.resolve(name).absolute()
+        lm = TilelliLM.from_pretrained(folder)
         asked = kwargs.get("config")
         if asked is not None and asked.config.model != lm.config.model:
             raise ConfigError(
                 "config describes another model than the one that is there",
                 "leave it out; to change a setting, change it in model.lm",
             )
+        if kwargs.get("generation_config") is None:
+            kwargs["generation_config"] = sampling_of(folder)
         # transformers does the rest, from weights instead of a place to read them.
         kwargs["config"] = TilelliConfig(**lm.config.to_dict())
         weights = {f"lm.{key}": weight for key, weight in lm.state_dict().items()}
@@ -232,6 +240,21 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
             "attention_mask": attention_mask,
             "logits_to_keep": 1,
         }
+
+
+def sampling_of(folder: Path) -> GenerationConfig | None:
+    """How the model in a folder is sampled, by its generation_config.json; None where
+    there is no such file. What the file leaves out is the library's default, but text
+    ends at byte 0.
+    """
+    if not (folder / generation_config.FILE).is_file():
+        return None
+    found = GenerationConfig.from_pretrained(folder)
+    found.use_cache = False  # forward remembers nothing
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(found, token) is None:
+            setattr(found, token, 0)
+    return found
 
 
 def padding_on_the_left(input_ids: Tensor, mask: Tensor | None) -> Tensor:
