@@ -2,8 +2,10 @@
 numbers as the book's own code.
 """
 
+import copy
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -233,6 +235,63 @@ def test_settings_of_the_tokenizer_are_followed_and_saved(auto, tmp_path):
     assert (again.padding_side, again.model_max_length) == ("right", 256)
     with pytest.raises(TokenError, match="pad_token = 'a'"):
         Tokenizer.from_pretrained(tmp_path, pad_token="a")
+
+
+@pytest.mark.parametrize(
+    "option, error, words",
+    [
+        ({"unk_token": "?"}, TokenError, "unk_token = '[?]'"),
+        ({"extra_special_tokens": ["<a>"]}, TokenError, "but the 256 bytes"),
+        ({"additional_special_tokens": ["<a>"]}, TokenError, "but the 256 bytes"),
+        ({"image_token": "<i>"}, TokenError, "image_token = '<i>'"),
+        ({"paddingside": "left"}, ConfigError, "no setting 'paddingside'"),
+        ({"subfolder": "x"}, ConfigError, "no setting 'subfolder'"),
+    ],
+    ids=str,
+)
+def test_what_the_tokenizer_cannot_follow_is_refused(
+    auto, tmp_path, option, error, words
+):
+    Tokenizer = type(auto[1])
+    with pytest.raises(error, match=words):
+        Tokenizer.from_pretrained(tmp_path, **option)
+    with pytest.raises(error, match=words):
+        Tokenizer(**option)
+    with pytest.raises(TokenError, match="bos_token = None"):
+        Tokenizer(bos_token=None)
+
+
+def test_the_tokenizer_takes_what_programs_pass_along(auto, tmp_path):
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(
+        tmp_path,
+        use_fast=True,
+        trust_remote_code=False,
+        revision="main",
+        token=False,
+        subfolder="",
+        unk_token=None,
+        bos_token="\0",
+    )
+    assert tok("h\0")["input_ids"] == [104, 0] and len(tok) == 256
+    # as other versions of transformers write them
+    others = {"unk_token": "?", "pad_token": None, "tokenizer_file": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(others))
+    assert type(tok).from_pretrained(tmp_path).pad_token == "\0"
+    with pytest.raises(TokenError, match="pad_token = ''"):
+        type(tok).from_pretrained(tmp_path, pad_token="")
+    again = copy.deepcopy(pickle.loads(pickle.dumps(tok)))
+    assert again("é")["input_ids"] == [0xC3, 0xA9]
+
+
+def test_a_template_of_a_chat_is_read_back(auto, tmp_path):
+    tok = auto[1]
+    tok.chat_template = "{% for m in messages %}USER: {{ m.content }}\n{% endfor %}"
+    tok.save_pretrained(tmp_path)
+    again = type(tok).from_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "Hi"}]
+    assert again.apply_chat_template(chat, tokenize=False) == "USER: Hi\n"
 
 
 def test_what_is_no_byte_is_no_token(auto):

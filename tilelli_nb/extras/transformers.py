@@ -282,7 +282,24 @@ SETTINGS = (  # of the tokenizer
     "padding_side",
     "truncation_side",
     "model_max_length",
+    "model_input_names",
     "chat_template",
+    "clean_up_tokenization_spaces",
+    "split_special_tokens",
+    "name_or_path",
+    "verbose",
+)
+
+OF_FILES = (  # where and how transformers looks for files: the tokenizer has none
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "token",
+    "revision",
+    "code_revision",
+    "trust_remote_code",
+    "use_fast",
 )
 
 
@@ -293,15 +310,29 @@ class TilelliTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        for token in SPECIAL:
-            if str(kwargs.setdefault(token, "\0")) != "\0":
+        """Takes SETTINGS, which mean what they mean in transformers.
+
+        Raises TokenError for another special token than byte 0, which would be no byte,
+        and ConfigError for what is no setting.
+        """
+        for name, value in kwargs.items():
+            is_another = name in SPECIAL and str(value) != "\0"
+            is_new = name.endswith(("_token", "_tokens")) and name not in SETTINGS
+            if is_another or (is_new and value):
                 raise TokenError(
-                    f"{token} = {kwargs[token]!r}",
-                    "leave it out: byte 0 begins, ends and pads every text",
+                    f"{name} = {value!r}",
+                    "leave it out: byte 0 begins, ends and pads every text, and there "
+                    "are no tokens but the 256 bytes",
                 )
-        kwargs.setdefault(
-            "padding_side", "left"
-        )  # what is written goes on at the right
+            if name not in SETTINGS and not is_new:
+                raise ConfigError(
+                    f"the tokenizer has no setting {name!r}",
+                    f"leave it out; there are {', '.join(SETTINGS)}",
+                )
+        for token in SPECIAL:
+            kwargs.setdefault(token, "\0")
+        # what is written goes on at the right
+        kwargs.setdefault("padding_side", "left")
         super().__init__(**kwargs)
 
     @classmethod
@@ -309,16 +340,20 @@ class TilelliTokenizer(PreTrainedTokenizer):
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliTokenizer":
         """Makes one: there is nothing to load but the settings that save_pretrained
-        wrote. Those given here win. Raises TokenError for another special token than
-        byte 0.
+        wrote. Those given here win. Raises the errors of TilelliTokenizer().
         """
         saved = Path(name) / "tokenizer_config.json"
         found = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
-        settings = {
-            key: value
-            for key, value in {**found, **kwargs}.items()
-            if key in SETTINGS and value is not None
-        }
+        said = {key: found.get(key) for key in SETTINGS}
+        template = Path(name) / "chat_template.jinja"
+        if template.is_file():
+            said["chat_template"] = template.read_text("utf-8")
+        for key, value in kwargs.items():
+            # transformers passes its own notes along, such as _from_auto
+            is_note = key.startswith("_") or (key, value) == ("subfolder", "")
+            if value is not None and key not in OF_FILES and not is_note:
+                said[key] = value
+        settings = {key: value for key, value in said.items() if value is not None}
         return cls(**settings)
 
     @property
