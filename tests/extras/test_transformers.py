@@ -210,6 +210,31 @@ def test_a_revision_is_the_one_that_is_fetched(auto, tmp_path, monkeypatch):
     assert asked == [("me/model", "v1.0")]
 
 
+@pytest.mark.parametrize("place", ["a folder", "bundled", "at home"])
+def test_what_lies_here_is_the_same_with_any_revision(
+    auto, tmp_path, monkeypatch, place
+):
+    """As in transformers, which looks for revisions on the Hub alone."""
+    import tilelli_nb.extras.transformers as module
+
+    monkeypatch.setattr(module.hub, "download", None)  # would fail if it were called
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    at_home = f"~/{tmp_path.name}"
+    names = {"a folder": tmp_path, "bundled": "tilelli/nano", "at home": at_home}
+    model = type(auto[0]).from_pretrained(names[place], revision="v1.0")
+    assert torch.equal(model.lm.token.weight, auto[2].token.weight)
+
+
+def test_a_folder_of_a_bundled_name_is_a_folder(tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="an optional library")
+    from tilelli_nb.extras.transformers import TilelliForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    tiny(dtype=torch.float32).save_pretrained("tilelli/nano")
+    model = TilelliForCausalLM.from_pretrained("./tilelli/nano")
+    assert model.lm.config.model.d_model != load_config("nano").model.d_model
+
+
 def test_another_configuration_than_the_models_is_refused(auto, tmp_path):
     config = type(auto[0].config)(**auto[2].config.with_model(keep=1).to_dict())
     with pytest.raises(ConfigError, match="another model"):

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import pretrained
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, MissingDependency, TokenError
+from ..files import at_home
 from ..inference import generation_config
 from ..inference.sampling import window_start
 from ..language_model import TilelliLM
@@ -104,7 +105,8 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         folder's generation_config.json says. Other arguments, such as dtype and
         device_map, are those of transformers.
 
-        Raises ConfigError for those that would change what is read, but `revision`.
+        Raises ConfigError for those that would change what is read, but `revision`: of
+        a model on the Hub it is followed, and what lies on this machine has none.
         """
         for option in NOT_FOLLOWED:
             if kwargs.get(option):
@@ -112,12 +114,7 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
                     f"{option} = {kwargs[option]!r} is not followed here",
                     "leave it out; the Hub's token comes from `hf auth login`",
                 )
-        revision = kwargs.get("revision")
-        is_local = Path(name).is_dir()
-        if revision not in (None, "main") and not is_local:
-            name = hub.download(str(name), revision)
-        # a whole path: ./tilelli/nano is not the bundled model
-        folder = pretrained.resolve(name).absolute()
+        folder = folder_of(name, kwargs.get("revision"))
         lm = TilelliLM.from_pretrained(folder)
         asked = kwargs.get("config")
         if asked is not None and asked.config.model != lm.config.model:
@@ -240,6 +237,21 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
             "attention_mask": attention_mask,
             "logits_to_keep": 1,
         }
+
+
+def folder_of(name: str | Path, revision: str | None) -> Path:
+    """The folder of a model, fetched from the Hub if need be. One that lies here, in a
+    folder or with the package, is the same with any revision, as in transformers.
+
+    Raises CheckpointError where there is no such model.
+    """
+    is_bundled = str(name).startswith("tilelli/")
+    is_here = is_bundled or at_home(name).is_dir()
+    if revision in (None, "main") or is_here:
+        folder = pretrained.resolve(name)
+    else:
+        folder = hub.download(str(name), revision)
+    return folder.absolute()  # ./tilelli/nano, as a Path, is not the bundled model
 
 
 def sampling_of(folder: Path) -> GenerationConfig | None:
