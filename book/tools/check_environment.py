@@ -13,6 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+GET_BROWSER = (
+    "Debian: apt-get install chromium; elsewhere Google Chrome will do (Ubuntu's "
+    "chromium is a snap, which does not start everywhere)"
+)
 
 
 def check_python():
@@ -64,11 +68,7 @@ def check_commands():
     yield venv, True, "venv", "Debian and Ubuntu: apt-get install python3-venv"
     yield git, True, "git", "install git with your package manager"
     yield make, True, "make", "install make (macOS: xcode-select --install)"
-    fix = (
-        "only the browser tests need it; Debian: apt-get install chromium; "
-        "elsewhere Google Chrome will do"
-    )
-    yield browser, False, "Chromium", fix
+    yield browser, False, "Chromium", f"only the browser tests need it; {GET_BROWSER}"
     fix = "only for a site that works without network; install Node.js"
     yield npm, False, "npm", fix
 

@@ -104,6 +104,37 @@ def test_a_failed_command_ends_it(monkeypatch, capsys):
     assert "Installing it into" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "system, installs",
+    [("ID=debian", True), ("ID=ubuntu", False), ('ID="ubuntu"', False)],
+)
+def test_where_chromium_is_a_snap_it_is_not_installed(tmp_path, system, installs):
+    """A machine without a browser, whose programs only say that they were called."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("apt-get", "sudo", "make"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} $*\n")
+    for name in ("bash", "dirname", "grep", "id"):
+        (programs / name).symlink_to(shutil.which(name))
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text("#!/bin/sh\n")
+    (tmp_path / "os-release").write_text(f"NAME=It\n{system}\nID_LIKE=debian\n")
+    script = (install.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    run = tmp_path / ".ci" / "run"
+    run.parent.mkdir()
+    run.write_text(script.replace("/etc/os-release", str(tmp_path / "os-release")))
+    for program in (*programs.glob("*"), tmp_path / ".venv" / "bin" / "python"):
+        if not program.is_symlink():
+            program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", run], env={"PATH": str(programs)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "make test" in done.stdout
+    assert ("chromium" in done.stdout) is installs
+    assert ("install Google Chrome" in done.stderr) is not installs
+
+
 def test_the_tools_that_build_the_site_import_nothing_else():
     """The site's environment lacks PyTorch, nbconvert's extras, and the package."""
     code = (
