@@ -2,14 +2,22 @@
 to render the pages.
 """
 
+import ast
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import install
+import pairs
+import stamps
 
 WITHOUT_CUDA = ["--index-url", install.CPU_INDEX]
 
@@ -102,6 +110,61 @@ def test_a_failed_command_ends_it(monkeypatch, capsys):
     assert install.main(["site"]) == 1 and ran == [["false"]]
     assert install.main(["both"]) == 2
     assert "Installing it into" in capsys.readouterr().out
+
+
+# --- Binder, which reads the folder binder/ and no other file ---
+
+BINDER = install.ROOT / "binder"
+
+
+def binder_lines():
+    lines = (BINDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_binder_has_the_python_of_the_tests():
+    runtime = (BINDER / "runtime.txt").read_text(encoding="utf-8")
+    workflow = install.ROOT / ".github" / "workflows" / "test.yml"
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]
+    (version,) = [
+        step["with"]["python-version"]
+        for step in jobs["test"]["steps"]
+        if "python-version" in step.get("with", {})
+    ]
+    assert runtime == f"python-{version}\n"
+
+
+def test_binder_has_the_pinned_versions_and_no_cuda():
+    lines = binder_lines()
+    assert f"--extra-index-url {install.CPU_INDEX}" in lines
+    (constraints,) = [line.split()[1] for line in lines if "--constraint" in line]
+    assert (BINDER / constraints).samefile(install.ROOT / "requirements.txt")
+    assert "--editable .[data]" in lines
+    for name in (line for line in lines if not line.startswith("--")):
+        assert install.pins((name,)), name
+    # of one version, pip takes the build without CUDA before the one with it
+    assert Version("2.13.0+cpu") > Version("2.13.0")
+    assert "2.13.0+cpu" in SpecifierSet("==2.13.0")
+
+
+def test_binder_has_what_the_pages_import():
+    project = tomllib.loads((install.ROOT / "pyproject.toml").read_text("utf-8"))
+    project = project["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["data"]
+    there = {re.match(r"[\w-]+", line)[0] for line in [*wanted, *binder_lines()]}
+    there |= {"tilelli_nb", "IPython", *sys.stdlib_module_names}  # ipywidgets needs it
+    for notebook in pairs.notebooks():
+        cells = pairs.read_notebook(notebook).cells
+        for node in stamps.nodes([c.source for c in cells if c.cell_type == "code"]):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            assert {name.split(".")[0] for name in names} <= there, notebook.name
+
+
+# --- a browser ---
 
 
 @pytest.mark.parametrize(
