@@ -3,6 +3,7 @@ to render the pages.
 """
 
 import ast
+import os
 import platform
 import re
 import shutil
@@ -15,6 +16,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+import check_environment
 import install
 import pairs
 import stamps
@@ -110,6 +112,95 @@ def test_a_failed_command_ends_it(monkeypatch, capsys):
     assert install.main(["site"]) == 1 and ran == [["false"]]
     assert install.main(["both"]) == 2
     assert "Installing it into" in capsys.readouterr().out
+
+
+# --- environments that make did not make, or did not fill ---
+
+PYTHON = """\
+#!/bin/sh
+# a Python that says what it would run; as -m venv it copies itself into the folder
+echo "python $*"
+case "$*" in "-m venv "*)
+  for folder; do :; done
+  mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" && cp "$0" "$folder/bin/jupyter-book"
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs a target of the Makefile in a folder with little else: what it would run."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(install.ROOT / name, tmp_path)
+    (tmp_path / "_build" / "html").mkdir(parents=True)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+
+    def run(*words):
+        command = ["make", "PY=./python", *words]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+        env.pop("VENV", None)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_make_installs_what_its_own_environment_needs(make):
+    assert "install.py everything" in make("lint")
+    assert "install.py" not in make("lint")
+    assert "check_environment" not in make("train")
+
+
+@pytest.mark.parametrize(
+    "target, part",
+    [
+        ("lint", "everything"),
+        ("test-package", "everything"),
+        ("lab", "notebooks"),
+        ("execute", "notebooks"),
+        ("train", "train"),
+        ("reproduce", "train"),
+        ("book", "site"),
+    ],
+)
+def test_an_environment_of_ones_own_is_asked_for_what_the_target_needs(
+    make, tmp_path, target, part
+):
+    make("VENV=own", "lint")
+    (tmp_path / "own" / ".ready").unlink()  # as if somebody else had made it
+    said = make("VENV=own", target)
+    assert f"check_environment.py --quiet {part}\n" in said
+    assert "install.py" not in said
+
+
+def test_what_make_pod_makes_is_not_taken_for_everything(make):
+    """It has no tests, and nothing is to replace its PyTorch."""
+    assert "-m venv --system-site-packages .venv" in make("pod")
+    assert "check_environment.py --quiet train\n" in make("train")
+    said = make("lint")
+    assert "check_environment.py --quiet everything\n" in said
+    assert "install.py" not in said
+    assert "check_environment.py --quiet site\n" in make("book")
+
+
+def test_which_pins_a_target_needs():
+    def names(*part):
+        return [name for name, version in check_environment.pins(*part)]
+
+    assert names("train")[0] == "torch" and "datasets" not in names("train")
+    assert {"torch", "datasets", "jupyterlab"} <= set(names("notebooks"))
+    assert "pytest" not in names("notebooks")
+    assert sorted(names("site")) == sorted(install.OF_THE_SITE)
+    assert set(names("notebooks")) | set(names("site")) < set(names())
+    assert names() == [
+        pin.partition("==")[0]
+        for pin in install.pins()
+        if check_environment.applies(pin.partition(";")[2].strip())
+    ]
 
 
 # --- Binder, which reads the folder binder/ and no other file ---
