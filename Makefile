@@ -14,19 +14,28 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED := 1
 
 # Without VENV=..., or with one that does not exist yet, the environment is made here and kept up to date. One that
-# exists already is used as it is: nothing is installed into it, and the package is taken from this folder.
-ifneq ($(origin VENV),file)
-ifneq ($(wildcard $(BIN)/python),)
-READY := given
+# exists already, or that `make pod` made, is used as it is: nothing is installed into it, the package is taken from
+# this folder, and a target asks for what it needs alone.
+ifneq ($(wildcard $(VENV)/.pod),)
+GIVEN := $(VENV)
+else ifneq ($(origin VENV),file)
+GIVEN := $(wildcard $(BIN)/python)
+endif
+ifneq ($(GIVEN),)
 export PYTHONPATH := $(CURDIR)
+READY := given-everything
+READY_FOR_NOTEBOOKS := given-notebooks
+READY_TO_TRAIN := given-train
+else
+READY := $(VENV)/.ready
+READY_FOR_NOTEBOOKS := $(READY)
+READY_TO_TRAIN := $(READY)
 endif
-endif
-READY ?= $(VENV)/.ready
 
 # To render the pages takes a small environment; where the whole one is there already, that is taken.
 SITE := .venv-site
-ifeq ($(READY),given)
-PAGES_READY := given
+ifneq ($(GIVEN),)
+PAGES_READY := given-site
 PAGES_BIN := $(BIN)
 else ifneq ($(wildcard $(VENV)/.ready),)
 PAGES_READY := $(READY)
@@ -44,7 +53,7 @@ NEW_ENOUGH = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 
 .DEFAULT_GOAL := help
 .PHONY: book serve test test-package test-chapter test-site lab sync execute student train pretrain reproduce studies pod check lint oldest address \
-        clean help given
+        clean help given-everything given-notebooks given-train given-site
 
 book: _build/html/index.html ## build the site from the committed outputs
 	@echo "The book: _build/html/index.html"
@@ -84,36 +93,36 @@ test-chapter: $(READY) ## one chapter: its cells, its exercises, what a page nee
 test-site: $(READY) ## build the site and look at every page in Chromium
 	@$(BIN)/python -m pytest $(IN_A_BROWSER) -n $(WORKERS) --dist loadgroup
 
-lab: $(READY) ## open the notebooks in JupyterLab
+lab: $(READY_FOR_NOTEBOOKS) ## open the notebooks in JupyterLab
 	@echo "Starting JupyterLab: a few seconds. Stop it with Ctrl-C."
 	@$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
 
-sync: $(READY) ## carry the text of book/*.md into the notebooks (NAMES=01 for one)
+sync: $(READY_FOR_NOTEBOOKS) ## carry the text of book/*.md into the notebooks (NAMES=01 for one)
 	@$(BIN)/python book/tools/build.py sync $(NAMES)
 
-execute: $(READY) ## run the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
+execute: $(READY_FOR_NOTEBOOKS) ## run the notebooks whose code changed, in place (NAMES=01 for one, FORCE=1 for all)
 	@echo "Executing stale notebooks: about half a minute each."
 	@$(BIN)/python book/tools/build.py execute $(NAMES) $(if $(FORCE),--force)
 
 address: ## write the book's address everywhere (URL=https://HOST/OWNER/NAME), or take it out
 	@$(PY) book/tools/address.py $(URL)
 
-student: $(READY) ## write copies of the notebooks without the solutions into student/ (NAMES=01 for one)
+student: $(READY_FOR_NOTEBOOKS) ## write copies of the notebooks without the solutions into student/ (NAMES=01 for one)
 	@$(BIN)/python book/tools/build.py student $(NAMES)
 
-train: $(READY) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
+train: $(READY_TO_TRAIN) ## train a model: ARGS="--config nano --corpus stories --minutes 4"
 	@echo "Training: tilelli train $(ARGS)"
 	@$(BIN)/python -c 'from tilelli_nb.cli.app import main; main()' train $(ARGS)
 
-reproduce: $(READY) ## the whole recipe at laptop size in ten minutes, and a report; the same command goes on
+reproduce: $(READY_TO_TRAIN) ## the whole recipe at laptop size in ten minutes, and a report; the same command goes on
 	@echo "Data, pretraining, chat, evaluation, report into runs/reproduce: about ten minutes on 2 cores."
 	@$(BIN)/python book/experiments/reproduce.py $(OPTIONS)
 
-studies: $(READY) ## the studies of chapter 14 once more, into runs/studies: at most 150 CPU minutes; the same command goes on
+studies: $(READY_TO_TRAIN) ## the studies of chapter 14 once more, into runs/studies: at most 150 CPU minutes; the same command goes on
 	@echo "Training nearly two hundred small models, two side by side: an hour or more. Let nothing else run meanwhile."
 	@OMP_NUM_THREADS=1 $(BIN)/python book/experiments/lab.py --out runs/studies $(OPTIONS)
 
-pretrain: $(READY) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
+pretrain: $(READY_TO_TRAIN) ## the 50,000 steps on FineWeb-Edu; the same command goes on (GIGABYTES=2, OPTIONS="--max-dollars 5")
 	@echo "Pretraining lite_10m into runs/pretrain: hours on a GPU. What it will cost: tilelli cost"
 	@$(BIN)/python -c 'from tilelli_nb.cli.app import main; main()' train --config lite_10m --corpus fineweb-edu \
 	  --gigabytes $(GIGABYTES) --out runs/pretrain --resume $(OPTIONS)
@@ -123,7 +132,7 @@ pod: ## on a rented machine: an environment that keeps its PyTorch, and JupyterL
 	@$(PY) -m venv --system-site-packages $(VENV)
 	@$(INSTALL) -e '.[data,book]'
 	@$(BIN)/python -m ipykernel install --user
-	@touch $(VENV)/.ready
+	@touch $(VENV)/.pod
 	@echo "Next: make pretrain, or run notebooks/10_renting.ipynb"
 
 check: ## say OK or MISSING for everything the book needs
@@ -155,8 +164,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo "VENV=path uses an environment of your own; PY=python3.12 names the Python to make one with."
 
-given:
-	@$(BIN)/python book/tools/check_environment.py --quiet
+given-everything given-notebooks given-train given-site:
+	@$(BIN)/python book/tools/check_environment.py --quiet $(@:given-%=%)
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(NEW_ENOUGH)

@@ -15,13 +15,14 @@ out here and the file that says so.
 import argparse
 import json
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -69,14 +70,46 @@ def tilelli(command: str, **options: Any) -> None:
         elif value is not None:
             arguments += [flag, str(value)]
     say(f"$ tilelli {shlex.join(arguments)}")
-    process = subprocess.Popen([sys.executable, "-m", "tilelli_nb.cli", *arguments])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C has reached it too, and it saves its run first
-        raise
+    code = run_and_wait([sys.executable, "-m", "tilelli_nb.cli", *arguments])
     if code != 0:
         raise StageFailed(f"tilelli {command} ended with code {code}")
+
+
+def run_and_wait(command: list[str]) -> int:
+    """Runs a command to its end: its exit code. Stopped, it saves its run first, and is
+    waited for. Raises KeyboardInterrupt after Ctrl-C, SystemExit after SIGTERM.
+    """
+    process = None
+    is_stopped = False
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        if process is not None:
+            process.send_signal(number)
+
+    # Ctrl-C goes from a terminal to both, SIGTERM to this process alone.
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        process = subprocess.Popen(command)
+        if is_stopped:  # while it was being started
+            process.terminate()
+        code = process.wait()
+    except KeyboardInterrupt:
+        if process is not None:
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if is_stopped:
+        end_as_stopped(signal.SIGTERM)
+    return code
+
+
+def end_as_stopped(number: int) -> NoReturn:
+    """Ends with the code that shells have for a signal. Raises SystemExit."""
+    print("Stopped. The same command goes on.", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def kept(
@@ -299,4 +332,4 @@ if __name__ == "__main__":
     except TilelliError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on.")
+        end_as_stopped(signal.SIGINT)

@@ -25,7 +25,7 @@ UNSET_CELL = f"""\
     print("book, the one that holds tilelli_nb/, run: pip install .")
 """
 SET_CELL = f"""\
-# Colab and Binder: fetch the book, install its package. Elsewhere: nothing.
+# Colab: fetch the book, install its package. Elsewhere: nothing.
 {CELL_START}\
     !git clone --quiet --depth 1 {{url}} tilelli-book
     %pip install --quiet ./tilelli-book

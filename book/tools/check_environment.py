@@ -1,8 +1,9 @@
 """Says OK or MISSING for everything the book needs, and how to fix what is missing.
 `make check` runs it.
 
-It needs nothing but Python. `--quiet` prints only what is missing. The exit status is 1
-when something is missing that the book cannot do without.
+It needs nothing but Python. `--quiet` prints only what is missing; a word behind it,
+such as `site`, asks for what some targets need and for nothing else. The exit status
+is 1 when something is missing that cannot be done without.
 """
 
 import importlib.metadata
@@ -12,7 +13,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# what some targets need: headings of requirements.txt, or names under them
+NEEDED = {
+    "train": ("the model",),
+    "notebooks": ("the model", "the data", "the notebooks"),
+    "site": ("jupyter-book", "jupytext"),
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+GET_BROWSER = (
+    "Debian: apt-get install chromium; elsewhere Google Chrome will do (Ubuntu's "
+    "chromium is a snap, which does not start everywhere)"
+)
 
 
 def check_python():
@@ -33,19 +44,32 @@ def applies(marker):
     return not marker or Marker(marker).evaluate()
 
 
-def check_packages():
-    """One row for each pin of requirements.txt that applies here."""
+def pins(part="everything"):
+    """The pins of requirements.txt that apply here, as (name, version): all of them, or
+    those of a part in NEEDED.
+    """
+    heading = ""
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            heading = line.removeprefix("# ")
         pin, _, marker = line.partition("#")[0].partition(";")
-        pin, marker = pin.strip(), marker.strip()
-        if not pin or not applies(marker):
-            continue
-        name, _, wanted = pin.partition("==")
+        name, _, version = pin.strip().partition("==")
+        is_part = part == "everything" or {heading, name} & set(NEEDED[part])
+        if name and is_part and applies(marker.strip()):
+            yield name, version
+
+
+def check_packages(part="everything", is_given=False):
+    """One row for each pin of a part. Into an environment that is given to it, `make`
+    installs nothing.
+    """
+    for name, wanted in pins(part):
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            install = f"{sys.executable} -m pip install {pin}"
-            yield False, name, "", f"run `make lab` or `make test`, or: {install}"
+            install = f"{sys.executable} -m pip install {name}=={wanted}"
+            by_make = "" if is_given else "run `make lab` or `make test`, or: "
+            yield False, name, "", by_make + install
             continue
         if found.partition("+")[0] != wanted:  # 2.13.0+cpu is 2.13.0
             found += f" (the book was tested with {wanted})"
@@ -64,11 +88,7 @@ def check_commands():
     yield venv, True, "venv", "Debian and Ubuntu: apt-get install python3-venv"
     yield git, True, "git", "install git with your package manager"
     yield make, True, "make", "install make (macOS: xcode-select --install)"
-    fix = (
-        "only the browser tests need it; Debian: apt-get install chromium; "
-        "elsewhere Google Chrome will do"
-    )
-    yield browser, False, "Chromium", fix
+    yield browser, False, "Chromium", f"only the browser tests need it; {GET_BROWSER}"
     fix = "only for a site that works without network; install Node.js"
     yield npm, False, "npm", fix
 
@@ -76,7 +96,9 @@ def check_commands():
 def main():
     """Prints the rows; 1 when something is missing that is needed."""
     quiet = "--quiet" in sys.argv[1:]
-    rows = [(*row, True) for row in (check_python(), *check_packages())]
+    part = sys.argv[-1] if sys.argv[-1] in NEEDED else "everything"
+    packages = check_packages(part, is_given=quiet)
+    rows = [(*row, True) for row in (check_python(), *packages)]
     for ok, needed, name, fix in check_commands():
         rows.append((ok, name, "", fix, needed))
     missing = False

@@ -3,10 +3,10 @@
 It covers the notebook's own code cells and the source of each module of `tilelli_nb`
 that they name: in an import, or as an attribute of the package
 (`show(tilelli_nb.ternarize)`), with the tables that lie beside these modules (facts,
-prices, configurations), and the run records and bundled models whose names, or patterns
-of names, stand in them as strings. A change in a module, record or model that a chapter
-does not name leaves the chapter fresh. Everything is read with `ast`; nothing is
-imported.
+prices, configurations, claims), and the run records, bundled models and other files of
+book/ whose names, or patterns of names, stand in them as strings. A change in a module,
+record or file that a chapter does not name leaves the chapter fresh. Everything is read
+with `ast`; nothing is imported.
 """
 
 import ast
@@ -35,6 +35,9 @@ def stamp(nb, package: Path, runs: Path) -> str:
     for path in sorted(tables(named, package) | models(cells, package)):
         place = path.relative_to(package).as_posix()
         digest.update(f"file {place}\n".encode() + path.read_bytes())
+    for path in sorted(files_of_book(cells, named, runs)):
+        place = path.relative_to(runs.parent).as_posix()
+        digest.update(f"file book/{place}\n".encode() + path.read_bytes())
     for path in sorted(records(cells, runs)):
         place = path.relative_to(runs).as_posix()
         text = path.read_text(encoding="utf-8")
@@ -74,6 +77,24 @@ def tables(named: list[str], package: Path) -> set[Path]:
     found = set()
     for folder in folders:
         found.update(folder.glob("*.yaml"), folder.glob("*.tsv"))
+    return found
+
+
+def files_of_book(cells: list[str], named: list[str], runs: Path) -> set[Path]:
+    """Returns the files of the folder that holds `runs`, but the records, whose name is
+    a string in the cells, or the end of one: `pretrain.sbatch`. The claims belong to
+    the module that reads them.
+    """
+    names = set()
+    for node in nodes(cells):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value.split("/")[-1])
+    if "evaluation.claims" in named:
+        names.add("claims.yml")
+    found = set()
+    for path in runs.parent.rglob("*"):
+        if path.name in names and path.is_file() and runs not in path.parents:
+            found.add(path)
     return found
 
 

@@ -15,8 +15,8 @@ from filelock import FileLock
 
 import offline
 import pairs
+from check_environment import BROWSERS, GET_BROWSER
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -90,7 +90,7 @@ def chromium():
     """
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not program:
-        reason = "the browser tests need Chromium: apt-get install chromium"
+        reason = f"the browser tests need Chromium. {GET_BROWSER}"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     from playwright.sync_api import sync_playwright
 

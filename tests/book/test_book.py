@@ -457,6 +457,36 @@ def test_a_stamp_goes_stale_with_tables_and_models_that_it_names(book):
         assert not checks.is_stale(path)
 
 
+def test_a_stamp_goes_stale_with_the_files_of_the_book_that_it_names(book):
+    path = book(
+        new_markdown_cell("# Title"),
+        new_code_cell(
+            "from tilelli_nb.evaluation import claims\n"
+            "print((folder / 'slurm' / 'job.sbatch').read_text(), 'a/b.js', 'x.json')",
+            execution_count=1,
+        ),
+    )
+    folder = path.parent.parent / "book"
+    nb = pairs.read_notebook(path)
+
+    def is_stale_after(name):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text((folder / name).name)
+        stale = checks.is_stale(path)
+        nb.metadata["tilelli"]["stamp"] = checks.stamp_of(path, nb)
+        pairs.write_notebook(nb, path)
+        return stale
+
+    assert not is_stale_after("slurm/other.sbatch")
+    assert not is_stale_after("runs/nano/x.json")  # a record: its folder is not named
+    assert not is_stale_after("claims.yml")  # there is no module that reads them
+    assert is_stale_after("slurm/job.sbatch")
+    assert is_stale_after("_static/b.js")
+    assert is_stale_after("../tilelli_nb/evaluation/claims.py")
+    (folder / "claims.yml").write_text("other\n")
+    assert checks.is_stale(path)
+
+
 # --- sync and execute ---
 
 

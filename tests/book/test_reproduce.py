@@ -161,33 +161,63 @@ def test_a_stage_that_fails_ends_the_walk_and_says_how_to_go_on(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_ctrl_c_waits_until_the_training_has_saved_itself(tmp_path, monkeypatch):
-    """A terminal sends it to both; the child takes a second for its last step."""
+def to_all(process, number):
+    os.killpg(process.pid, number)
+
+
+def to_it_alone(process, number):
+    process.send_signal(number)
+
+
+@pytest.mark.parametrize(
+    "number, send, code",
+    [(signal.SIGINT, to_all, 130), (signal.SIGTERM, to_it_alone, 143)],
+    ids=["Ctrl-C of a terminal", "SIGTERM of a supervisor"],
+)
+def test_when_stopped_it_waits_until_the_training_has_saved_itself(
+    tmp_path, number, send, code
+):
+    """The child takes a second for its last step."""
+    text, out = str(tmp_path / "text.txt"), str(tmp_path / "out")
+    Path(text).write_text("one\n\n" + "two " * 900 + "\n\n" + "three " * 900)
     child = (
         "import signal, sys, time\n"
         "def save(*about):\n"
         "    time.sleep(1)\n"
         f"    open({str(tmp_path / 'saved')!r}, 'w').close()\n"
-        "    sys.exit(130)\n"
-        "signal.signal(signal.SIGINT, save)\n"
+        f"    sys.exit({code})\n"
+        f"signal.signal({int(number)}, save)\n"
         f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
         "time.sleep(60)\n"
     )
+    # the script itself, with this child in place of `tilelli train`
     parent = (
-        "import sys\n"
+        "import runpy, subprocess, sys\n"
+        "Popen = subprocess.Popen\n"
+        "def start(arguments, **options):\n"
+        "    if 'tilelli_nb.cli' not in arguments:\n"
+        "        return Popen(arguments, **options)\n"
+        f"    return Popen([sys.executable, '-c', {child!r}])\n"
+        "subprocess.Popen = start\n"
+        f"script = {reproduce.__file__!r}\n"
         f"sys.path.insert(0, {str(Path(reproduce.__file__).parent)!r})\n"
-        "import reproduce\n"
-        "Popen = reproduce.subprocess.Popen\n"
-        "reproduce.subprocess.Popen = lambda arguments: Popen(\n"
-        f"    [sys.executable, '-c', {child!r}])\n"
-        "reproduce.tilelli('train')\n"
+        f"sys.argv = [script, '--out', {out!r}, '--corpus', {text!r}]\n"
+        "runpy.run_path(script, run_name='__main__')\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", parent], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) != 0 and (tmp_path / "saved").exists()
+    send(process, number)
+    _, said = process.communicate(timeout=30)
+    assert (tmp_path / "saved").exists()
+    assert process.returncode == code
+    assert said.endswith("Stopped. The same command goes on.\n")
 
 
 def test_what_a_model_says_is_text_and_what_is_undefined_is_said(done):

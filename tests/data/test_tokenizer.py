@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tilelli_nb import ByteTokenizer, TilelliError
+from tilelli_nb.model.network import VOCAB
 
 tok = ByteTokenizer()
 
@@ -12,7 +13,8 @@ tok = ByteTokenizer()
 def test_hello_is_its_five_bytes():
     assert tok.encode("hello") == [104, 101, 108, 108, 111]
     assert tok.decode([104, 101, 108, 108, 111]) == "hello"
-    assert tok.vocab_size == 256
+    # the network knows no tokenizer, and has a number of its own
+    assert tok.vocab_size == VOCAB == 256
 
 
 def test_two_three_and_four_byte_characters():

@@ -8,6 +8,7 @@ import torch
 
 from tilelli_nb import ByteTokenizer
 from tilelli_nb.chat.pairs import is_refusal
+from tilelli_nb.chat.rows import POOL
 from tilelli_nb.chat.wording import normal_form
 from tilelli_nb.errors import ConfigError, DataError
 from tilelli_nb.evaluation import lessons
@@ -153,7 +154,7 @@ def test_a_batch_has_rows_of_nearly_equal_length():
     """Of the eight parts the first has the shortest rows of those that were drawn."""
     rows = make_lessons("semantic", TEXT, 0, 200).inside
     found = []
-    for part in range(lessons.POOL):
+    for part in range(POOL):
         dice = torch.Generator().manual_seed(4)  # the same rows are drawn each time
         found.append([len(r.ids) for r in lessons.draw(rows, 5, part, dice)])
     flat = [length for part in found for length in part]

@@ -2,8 +2,10 @@
 numbers as the book's own code.
 """
 
+import copy
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -208,6 +210,31 @@ def test_a_revision_is_the_one_that_is_fetched(auto, tmp_path, monkeypatch):
     assert asked == [("me/model", "v1.0")]
 
 
+@pytest.mark.parametrize("place", ["a folder", "bundled", "at home"])
+def test_what_lies_here_is_the_same_with_any_revision(
+    auto, tmp_path, monkeypatch, place
+):
+    """As in transformers, which looks for revisions on the Hub alone."""
+    import tilelli_nb.extras.transformers as module
+
+    monkeypatch.setattr(module.hub, "download", None)  # would fail if it were called
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    at_home = f"~/{tmp_path.name}"
+    names = {"a folder": tmp_path, "bundled": "tilelli/nano", "at home": at_home}
+    model = type(auto[0]).from_pretrained(names[place], revision="v1.0")
+    assert torch.equal(model.lm.token.weight, auto[2].token.weight)
+
+
+def test_a_folder_of_a_bundled_name_is_a_folder(tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="an optional library")
+    from tilelli_nb.extras.transformers import TilelliForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    tiny(dtype=torch.float32).save_pretrained("tilelli/nano")
+    model = TilelliForCausalLM.from_pretrained("./tilelli/nano")
+    assert model.lm.config.model.d_model != load_config("nano").model.d_model
+
+
 def test_another_configuration_than_the_models_is_refused(auto, tmp_path):
     config = type(auto[0].config)(**auto[2].config.with_model(keep=1).to_dict())
     with pytest.raises(ConfigError, match="another model"):
@@ -235,6 +262,63 @@ def test_settings_of_the_tokenizer_are_followed_and_saved(auto, tmp_path):
         Tokenizer.from_pretrained(tmp_path, pad_token="a")
 
 
+@pytest.mark.parametrize(
+    "option, error, words",
+    [
+        ({"unk_token": "?"}, TokenError, "unk_token = '[?]'"),
+        ({"extra_special_tokens": ["<a>"]}, TokenError, "but the 256 bytes"),
+        ({"additional_special_tokens": ["<a>"]}, TokenError, "but the 256 bytes"),
+        ({"image_token": "<i>"}, TokenError, "image_token = '<i>'"),
+        ({"paddingside": "left"}, ConfigError, "no setting 'paddingside'"),
+        ({"subfolder": "x"}, ConfigError, "no setting 'subfolder'"),
+    ],
+    ids=str,
+)
+def test_what_the_tokenizer_cannot_follow_is_refused(
+    auto, tmp_path, option, error, words
+):
+    Tokenizer = type(auto[1])
+    with pytest.raises(error, match=words):
+        Tokenizer.from_pretrained(tmp_path, **option)
+    with pytest.raises(error, match=words):
+        Tokenizer(**option)
+    with pytest.raises(TokenError, match="bos_token = None"):
+        Tokenizer(bos_token=None)
+
+
+def test_the_tokenizer_takes_what_programs_pass_along(auto, tmp_path):
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(
+        tmp_path,
+        use_fast=True,
+        trust_remote_code=False,
+        revision="main",
+        token=False,
+        subfolder="",
+        unk_token=None,
+        bos_token="\0",
+    )
+    assert tok("h\0")["input_ids"] == [104, 0] and len(tok) == 256
+    # as other versions of transformers write them
+    others = {"unk_token": "?", "pad_token": None, "tokenizer_file": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(others))
+    assert type(tok).from_pretrained(tmp_path).pad_token == "\0"
+    with pytest.raises(TokenError, match="pad_token = ''"):
+        type(tok).from_pretrained(tmp_path, pad_token="")
+    again = copy.deepcopy(pickle.loads(pickle.dumps(tok)))
+    assert again("é")["input_ids"] == [0xC3, 0xA9]
+
+
+def test_a_template_of_a_chat_is_read_back(auto, tmp_path):
+    tok = auto[1]
+    tok.chat_template = "{% for m in messages %}USER: {{ m.content }}\n{% endfor %}"
+    tok.save_pretrained(tmp_path)
+    again = type(tok).from_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "Hi"}]
+    assert again.apply_chat_template(chat, tokenize=False) == "USER: Hi\n"
+
+
 def test_what_is_no_byte_is_no_token(auto):
     tok = auto[1]
     for call in (
@@ -259,6 +343,65 @@ def test_what_transformers_saves_is_read_back_by_both(auto, tmp_path):
     for name, weight in model.lm.state_dict().items():
         assert torch.equal(again.lm.state_dict()[name], weight), name
         assert torch.equal(own.state_dict()[name], weight), name
+
+
+def test_it_samples_as_the_file_beside_its_weights_says(auto, tmp_path):
+    from transformers import GenerationConfig, pipeline
+
+    model, tok, lm = auto
+    assert lm.sampling_defaults == {"temperature": 0.3}
+    said = model.generation_config
+    assert (said.do_sample, said.temperature) == (True, 0.3)
+    assert (said.eos_token_id, said.pad_token_id, said.use_cache) == (0, 0, False)
+    model.save_pretrained(tmp_path / "again")
+    own = TilelliLM.from_pretrained(tmp_path / "again")
+    assert own.sampling_defaults == {"temperature": 0.3}
+    # a pipeline too, and what the file says of other things than ours
+    more = {"max_new_tokens": 3, "repetition_penalty": 1.5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(more))
+    speak = pipeline("text-generation", model=str(tmp_path))
+    written = speak("Once", return_full_text=False)[0]["generated_text"]
+    assert len(written.encode()) <= 3
+    assert speak.model.generation_config.repetition_penalty == 1.5
+    # one that is given wins, and without a file there is transformers' own
+    given = GenerationConfig(temperature=0.7, do_sample=True)
+    read = type(model).from_pretrained(tmp_path, generation_config=given)
+    assert read.generation_config.temperature == 0.7
+    (tmp_path / "generation_config.json").unlink()
+    plain = type(model).from_pretrained(tmp_path).generation_config
+    assert (plain.temperature, plain.eos_token_id, plain.use_cache) == (None, 0, False)
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_generation_ends_at_byte_0(auto, tmp_path, with_file):
+    """The file does not name the byte, and need not."""
+    if not with_file:
+        (tmp_path / "generation_config.json").unlink()
+    model = type(auto[0]).from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.lm.output.weight.zero_()  # all bytes are equal: the first is chosen
+    wrote = model.generate(torch.tensor([[104]]), max_new_tokens=9, do_sample=False)
+    assert wrote.tolist() == [[104, 0]]
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ({"max_shard_size": "500KB"}, "several files"),
+        ({"max_shard_size": 500_000}, "several files"),
+        ({"variant": "fp16"}, "not read here"),
+        ({"distributed_checkpoint": True}, "not read here"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_back_is_not_written(auto, tmp_path, option, words):
+    folder = tmp_path / "saved"
+    with pytest.raises(ConfigError, match=words):
+        auto[0].save_pretrained(folder, **option)
+    assert not folder.exists()
+    # as much as transformers allows by itself is no reason to refuse
+    auto[0].save_pretrained(folder, max_shard_size="50GB", variant=None)
+    assert type(auto[0]).from_pretrained(folder)
 
 
 def test_a_packed_model_stays_packed_and_is_not_saved_as_another(tmp_path):

@@ -109,6 +109,22 @@ def test_a_page_can_show_it(path):
             assert node.end_lineno - node.lineno < 60, node.name
 
 
+# Each has a reason to be its own, though another has its name and value.
+OF_ITS_OWN = {"evaluation.rule.RESAMPLES"}  # the rule was written down before the runs
+
+
+def test_a_number_stands_in_one_place():
+    homes: dict[tuple, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                name = node.targets[0].id
+                home = f"{name_of(path)}.{name}"
+                if home not in OF_ITS_OWN:
+                    homes.setdefault((name, node.value.value), []).append(home)
+    assert [found for found in homes.values() if len(found) > 1] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_public_names_have_docstrings(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tilelli_nb import TilelliLM, load_record, prepare_shards
 from tilelli_nb.cli.app import app
-from tilelli_nb.cli.train import OVER_BUDGET, exit_code
+from tilelli_nb.cli.train import BUDGET_SPENT, exit_code
 from tilelli_nb.errors import ConfigError, TrainingError
 from tilelli_nb.storage import checkpoint
 from tilelli_nb.training import distributed
@@ -178,7 +178,7 @@ def test_a_later_signal_does_not_wait_for_the_end_of_the_step(monkeypatch, hear)
 
 
 def test_exit_codes(tmp_path):
-    for stopped_by, code in ((None, 0), ("SIGINT", 130), ("budget", OVER_BUDGET)):
+    for stopped_by, code in ((None, 0), ("SIGINT", 130), ("budget", BUDGET_SPENT)):
         text = json.dumps({"stopped_by": stopped_by})
         (tmp_path / "results.json").write_text(text)
         assert exit_code(tmp_path) == code

@@ -11,7 +11,7 @@ import typer
 from ..training import cpu_tuning
 from .options import CORPUS_HELP, FINEWEB, MinScore, ParquetFiles
 
-OVER_BUDGET = 3  # the exit code of a run that --max-dollars has ended
+BUDGET_SPENT = 3  # the exit code of a run that --max-dollars has ended
 
 # A type for each option, in groups; the signature below then fits a screen.
 
@@ -176,12 +176,12 @@ def stopped_early(record: dict, folder: Path) -> str:
 
 def exit_code(folder: Path) -> int:
     """Returns 0, or what says why a run was stopped: 128 and the number of a signal, as
-    shells have it, or OVER_BUDGET.
+    shells have it, or BUDGET_SPENT.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     stopped_by = results.get("stopped_by")
     if stopped_by is None:
         return 0
     if stopped_by == "budget":
-        return OVER_BUDGET
+        return BUDGET_SPENT
     return 128 + signal.Signals[stopped_by]

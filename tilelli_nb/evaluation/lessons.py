@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..chat.pairs import Pair, PairSets, make_pairs
+from ..chat.rows import POOL
 from ..chat.template import encode_prompt, encode_row
 from ..errors import DataError
 from ..model.network import IGNORE
 
 ROWS = 5_000  # of each side, as published
 LONGEST = 64  # bytes of a question: padding costs as much time as text
-POOL = 8  # batches that are drawn at once, to find rows of nearly equal length
 WINDOW = 80  # bytes of a row of raw text
 
 

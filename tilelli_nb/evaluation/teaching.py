@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..chat.rows import POOL
 from ..errors import EvaluationError
 from ..model.network import IGNORE
 from ..model.router import PATHWAYS
 from .abstain import AbstainHead, fit_head
 from .experiments import Experiment, load_experiment
-from .lessons import POOL, Lesson, Lessons, draw, make_lessons
+from .lessons import Lesson, Lessons, draw, make_lessons
 
 ROUTER = ".router."  # in the name of each weight of a router
 SPLICED = ("v4", "v7", "fresh")  # what a splice takes from

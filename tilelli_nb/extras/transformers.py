@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import pretrained
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, MissingDependency, TokenError
+from ..files import at_home
+from ..inference import generation_config
 from ..inference.sampling import window_start
 from ..language_model import TilelliLM
 from ..model.network import IGNORE, VOCAB
@@ -23,10 +26,12 @@ from ..model.ternary import TernaryLinear
 from ..storage import hub
 
 try:
+    from huggingface_hub import split_torch_state_dict_into_shards as split_weights
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
         AutoTokenizer,
+        GenerationConfig,
         GenerationMixin,
         PreTrainedConfig,
         PreTrainedModel,
@@ -41,6 +46,8 @@ except ImportError as missing:
 
 # arguments of from_pretrained that name other files, or another kind of answer
 NOT_FOLLOWED = ("subfolder", "variant", "cache_dir", "token", "output_loading_info")
+# arguments of save_pretrained that would make files which nobody here reads
+NOT_WRITTEN = ("variant", "distributed_checkpoint")
 
 
 class TilelliConfig(PreTrainedConfig):
@@ -94,10 +101,12 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliForCausalLM":
         """Loads what TilelliLM.from_pretrained takes (a folder, packed or not, or the
-        Hub), and what save_pretrained of this class has written. Other arguments, such
-        as dtype and device_map, are those of transformers.
+        Hub), and what save_pretrained of this class has written. It samples as the
+        folder's generation_config.json says. Other arguments, such as dtype and
+        device_map, are those of transformers.
 
-        Raises ConfigError for those that would change what is read, but `revision`.
+        Raises ConfigError for those that would change what is read, but `revision`: of
+        a model on the Hub it is followed, and what lies on this machine has none.
         """
         for option in NOT_FOLLOWED:
             if kwargs.get(option):
@@ -105,17 +114,16 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
                     f"{option} = {kwargs[option]!r} is not followed here",
                     "leave it out; the Hub's token comes from `hf auth login`",
                 )
-        revision = kwargs.get("revision")
-        is_local = Path(name).is_dir()
-        if revision not in (None, "main") and not is_local:
-            name = hub.download(str(name), revision)
-        lm = TilelliLM.from_pretrained(name)
+        folder = folder_of(name, kwargs.get("revision"))
+        lm = TilelliLM.from_pretrained(folder)
         asked = kwargs.get("config")
         if asked is not None and asked.config.model != lm.config.model:
             raise ConfigError(
                 "config describes another model than the one that is there",
                 "leave it out; to change a setting, change it in model.lm",
             )
+        if kwargs.get("generation_config") is None:
+            kwargs["generation_config"] = sampling_of(folder)
         # transformers does the rest, from weights instead of a place to read them.
         kwargs["config"] = TilelliConfig(**lm.config.to_dict())
         weights = {f"lm.{key}": weight for key, weight in lm.state_dict().items()}
@@ -126,11 +134,29 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         return model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Saves as transformers does. Raises CheckpointError for a packed model."""
+        """Saves as transformers does, with all weights in one file.
+
+        Raises CheckpointError for a packed model, ConfigError for arguments by which
+        there would be other files, or more than one.
+        """
         if self.lm.is_packed:
             raise CheckpointError(
                 "a packed model has no latent weights to save",
                 "use model.lm.save_packed(folder)",
+            )
+        for option in NOT_WRITTEN:
+            if kwargs.get(option):
+                raise ConfigError(
+                    f"{option} = {kwargs[option]!r} would write what is not read here",
+                    "leave it out: the weights are one file, model.safetensors",
+                )
+        most = kwargs.get("max_shard_size")
+        weights = kwargs.get("state_dict") or self.state_dict()
+        if most and split_weights(weights, max_shard_size=most).is_sharded:
+            raise ConfigError(
+                f"max_shard_size = {most!r} would cut the weights into several files, "
+                "which are not read here",
+                "leave it out: the weights are one file, model.safetensors",
             )
         super().save_pretrained(*args, **kwargs)
 
@@ -213,6 +239,36 @@ class TilelliForCausalLM(PreTrainedModel, GenerationMixin):
         }
 
 
+def folder_of(name: str | Path, revision: str | None) -> Path:
+    """The folder of a model, fetched from the Hub if need be. One that lies here, in a
+    folder or with the package, is the same with any revision, as in transformers.
+
+    Raises CheckpointError where there is no such model.
+    """
+    is_bundled = str(name).startswith("tilelli/")
+    is_here = is_bundled or at_home(name).is_dir()
+    if revision in (None, "main") or is_here:
+        folder = pretrained.resolve(name)
+    else:
+        folder = hub.download(str(name), revision)
+    return folder.absolute()  # ./tilelli/nano, as a Path, is not the bundled model
+
+
+def sampling_of(folder: Path) -> GenerationConfig | None:
+    """How the model in a folder is sampled, by its generation_config.json; None where
+    there is no such file. What the file leaves out is the library's default, but text
+    ends at byte 0.
+    """
+    if not (folder / generation_config.FILE).is_file():
+        return None
+    found = GenerationConfig.from_pretrained(folder)
+    found.use_cache = False  # forward remembers nothing
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(found, token) is None:
+            setattr(found, token, 0)
+    return found
+
+
 def padding_on_the_left(input_ids: Tensor, mask: Tensor | None) -> Tensor:
     """How many places before each text are padding: (B, T), and the same or None ->
     (B, 1). Raises TokenError where the mask has a hole.
@@ -238,7 +294,24 @@ SETTINGS = (  # of the tokenizer
     "padding_side",
     "truncation_side",
     "model_max_length",
+    "model_input_names",
     "chat_template",
+    "clean_up_tokenization_spaces",
+    "split_special_tokens",
+    "name_or_path",
+    "verbose",
+)
+
+OF_FILES = (  # where and how transformers looks for files: the tokenizer has none
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "token",
+    "revision",
+    "code_revision",
+    "trust_remote_code",
+    "use_fast",
 )
 
 
@@ -249,15 +322,29 @@ class TilelliTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        for token in SPECIAL:
-            if str(kwargs.setdefault(token, "\0")) != "\0":
+        """Takes SETTINGS, which mean what they mean in transformers.
+
+        Raises TokenError for another special token than byte 0, which would be no byte,
+        and ConfigError for what is no setting.
+        """
+        for name, value in kwargs.items():
+            is_another = name in SPECIAL and str(value) != "\0"
+            is_new = name.endswith(("_token", "_tokens")) and name not in SETTINGS
+            if is_another or (is_new and value):
                 raise TokenError(
-                    f"{token} = {kwargs[token]!r}",
-                    "leave it out: byte 0 begins, ends and pads every text",
+                    f"{name} = {value!r}",
+                    "leave it out: byte 0 begins, ends and pads every text, and there "
+                    "are no tokens but the 256 bytes",
                 )
-        kwargs.setdefault(
-            "padding_side", "left"
-        )  # what is written goes on at the right
+            if name not in SETTINGS and not is_new:
+                raise ConfigError(
+                    f"the tokenizer has no setting {name!r}",
+                    f"leave it out; there are {', '.join(SETTINGS)}",
+                )
+        for token in SPECIAL:
+            kwargs.setdefault(token, "\0")
+        # what is written goes on at the right
+        kwargs.setdefault("padding_side", "left")
         super().__init__(**kwargs)
 
     @classmethod
@@ -265,16 +352,20 @@ class TilelliTokenizer(PreTrainedTokenizer):
         cls, name: str | Path, *args: Any, **kwargs: Any
     ) -> "TilelliTokenizer":
         """Makes one: there is nothing to load but the settings that save_pretrained
-        wrote. Those given here win. Raises TokenError for another special token than
-        byte 0.
+        wrote. Those given here win. Raises the errors of TilelliTokenizer().
         """
         saved = Path(name) / "tokenizer_config.json"
         found = json.loads(saved.read_text("utf-8")) if saved.is_file() else {}
-        settings = {
-            key: value
-            for key, value in {**found, **kwargs}.items()
-            if key in SETTINGS and value is not None
-        }
+        said = {key: found.get(key) for key in SETTINGS}
+        template = Path(name) / "chat_template.jinja"
+        if template.is_file():
+            said["chat_template"] = template.read_text("utf-8")
+        for key, value in kwargs.items():
+            # transformers passes its own notes along, such as _from_auto
+            is_note = key.startswith("_") or (key, value) == ("subfolder", "")
+            if value is not None and key not in OF_FILES and not is_note:
+                said[key] = value
+        settings = {key: value for key, value in said.items() if value is not None}
         return cls(**settings)
 
     @property

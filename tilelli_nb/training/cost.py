@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..config import Config, ModelConfig, require
+from ..data.tokenizer import ByteTokenizer
 from ..errors import ConfigError, DataError
 from ..storage.records import load_record, runs_folder
 
@@ -24,8 +25,6 @@ TABLE = Path(__file__).with_name("prices.yaml")
 # the recipe's run, 50,000 steps in five hours on an A6000, used this share of the
 # card's peak
 ASSUMED_MFU = 0.04
-
-VOCAB = 256  # the bytes
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,7 @@ def training_flops(model: ModelConfig) -> float:
     else:
         block += 3 * D + model.conv_width * D  # router, convolution
     # the embeddings are looked up, not multiplied; the output is a matrix
-    forward = 2 * (model.n_blocks * block + VOCAB * D)
+    forward = 2 * (model.n_blocks * block + ByteTokenizer.vocab_size * D)
     return 3 * forward
 
 
