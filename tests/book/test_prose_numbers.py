@@ -443,3 +443,34 @@ def test_a_yes_or_no_below_the_coin():
     lite, nano = right["lite-10m-chat"], right["nano-chat"]
     assert to_cents(lite["value"], lite["high"]) == [0.27, 0.41]
     assert nano["value"] < 0.5 < nano["high"]  # "perhaps by chance"
+
+
+def test_what_a_gate_buys():
+    says(
+        "11_chat",
+        "for one point of right answers to facts, four wrong ones in ten are caught",
+        "two right answers in a hundred are lost",
+        "Behind its gate it loses none of the facts, and refuses 79% of the names",
+    )
+    nano = results("nano-chat-judged")
+    alone = nano["held_out"]["phrasings"]["all"]
+    behind = nano["gate"]["margin"]["gates"][0]["through"]
+    facts = behind["phrasings"]
+    lost = alone["right"]["value"] - facts["right"]["value"]
+    assert lost == pytest.approx(0.01, abs=0.005)
+    assert lost / alone["right"]["value"] == pytest.approx(0.02, abs=0.005)
+    wrong, still_wrong = (
+        1 - row["right"]["value"] - row["refused"]["value"] for row in (alone, facts)
+    )
+    assert (wrong - still_wrong) / wrong == pytest.approx(0.4, abs=0.05)
+    # the goals of the chapter: 80% of the names, at most 15% of the facts
+    assert behind["entities"]["refused"]["value"] > 0.8
+    assert facts["refused"]["value"] > 0.15
+    # "nearly all of those would have been answered wrongly"
+    more = facts["refused"]["value"] - alone["refused"]["value"]
+    assert lost < more / 5
+    lite = results("lite-10m-chat-judged")
+    gated = lite["gate"]["margin"]["gates"][0]["through"]
+    before = lite["held_out"]["phrasings"]["all"]["right"]["value"]
+    assert gated["phrasings"]["right"]["value"] == before
+    assert to_cents(gated["entities"]["refused"]["value"]) == [0.79]
