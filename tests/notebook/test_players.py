@@ -37,6 +37,18 @@ def test_a_trace_is_the_stream_with_its_probabilities_and_pathways(length):
         text = [*text, byte]
 
 
+def test_a_trace_does_not_notice_a_default_device():
+    lm = tiny(dtype=torch.float32, context=16)
+    form, sampling = lm.prepare(), lm.sampling(max_new=3, seed=0)
+    expected = list(players.trace(form, [1, 2], sampling))
+    torch.set_default_device("meta")
+    try:
+        found = list(players.trace(form, [1, 2], sampling))
+    finally:
+        torch.set_default_device(None)
+    assert found == expected
+
+
 def test_a_trace_ends_at_a_stop_byte():
     settings = {"temperature": 1.0, "seed": 3}
     model = tiny(context=32).prepare()

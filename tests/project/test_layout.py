@@ -136,3 +136,10 @@ def test_public_names_have_docstrings(path):
             node, (ast.FunctionDef, ast.ClassDef)
         ) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
+
+
+@pytest.mark.parametrize("folder_of_tests", ["model", "training", "experiments"])
+def test_the_oldest_pytorch_needs_no_notebooks(folder_of_tests):
+    """`make oldest` runs these in an environment that cannot draw figures."""
+    for path in sorted((PACKAGE.parent / "tests" / folder_of_tests).glob("*.py")):
+        assert "tilelli_nb.notebook" not in path.read_text(encoding="utf-8"), path.name

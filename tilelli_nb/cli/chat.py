@@ -23,8 +23,8 @@ UseGate = Annotated[
     bool | None,
     typer.Option(
         "--gate/--no-gate",
-        help="Answer I don't know where the model is less sure than the gate beside "
-        "it asks for; yes where there is one",
+        help="Answer I don't know where the model is less sure than its gate asks "
+        "for; yes where it has one",
         show_default=False,
     ),
 ]
