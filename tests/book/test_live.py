@@ -7,6 +7,7 @@ import functools
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -512,6 +513,23 @@ def test_a_long_text_can_be_stopped_and_begun_again(page, server):
     picker.select_option(index=0)
     press_write(page, length=50)
     assert "new bytes" in status(page) and page.errors == []
+
+
+def test_a_long_beginning_does_not_stop_the_page(page, server):
+    """The theme's icons look through a text again for every element put into it."""
+    open_talk(page, server)
+    press_write(page)  # the weights are here now
+    long = "Zoë saw a fox. " * 800
+    begun = time.monotonic()
+    press_write(page, prompt=long)
+    assert time.monotonic() - begun < 10  # byte by byte it takes longer
+    text = page.locator(".live-text").first
+    assert text.inner_text().startswith(long)
+    assert text.locator("span").count() < 256 + 50 + 2
+    # what the attention kept of the beginning is still framed
+    page.get_by_label("Byte:").fill("1")
+    framed = "[...document.querySelectorAll('.live-prompt')].filter(s => s.style.boxShadow).length"
+    assert page.evaluate(framed) > 0 and page.errors == []
 
 
 def test_the_chat_tab_answers_and_doubts(page, server):

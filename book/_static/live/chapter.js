@@ -6,7 +6,7 @@ import { probabilities } from "./engine.js";
 import { model_list, read } from "./model.js";
 import { start_chat } from "./chat_view.js";
 import { byte_name, ByteText, chance_of, COLOURS, control, element, encode, GREY, legend, megabytes, mixture,
-  percent, RED, status_line } from "./view.js";
+  percent, RED, status_line, WINDOW } from "./view.js";
 import { writer, Written } from "./writer.js";
 
 const MODEL = "nano"; // the one that the chapters use
@@ -116,7 +116,7 @@ function routed_text(place, model) {
   const head = element("p", { class: "live-legend" }), body = element("p", { class: "live-text" });
   const paper = element("div", { class: "live-paper" }, head, body);
   const run = latest_only(async () => {
-    const ids = encode(text.input.value).slice(0, 256); // one window
+    const ids = encode(text.input.value).slice(0, WINDOW);
     const { p } = await read(model, ids, { progress: (share) => status.progress(model, share) });
     status.say("");
     const shares = p.slice(0, ids.length).map((blocks) => blocks[block.input.value]);
@@ -126,6 +126,7 @@ function routed_text(place, model) {
       if (span) span.style.background = mixture(shares[t], COLOURS);
     });
     const means = [0, 1, 2].map((i) => shares.reduce((sum, p) => sum + p[i] / shares.length, 0));
+    shown.show();
     head.replaceChildren(element("b", {}, `Block ${Number(block.input.value) + 1}`), ", on average: ",
       ...legend(means));
     if (place.still[0] !== paper) replace_still(place, paper);
