@@ -515,6 +515,27 @@ def test_a_long_text_can_be_stopped_and_begun_again(page, server):
     assert "new bytes" in status(page) and page.errors == []
 
 
+def test_the_keyboard_keeps_its_place(page, server):
+    """A button is disabled while its job runs, and the focus is back on it after that."""
+    open_talk(page, server)
+    page.get_by_label("Bytes at most:").fill("50")
+    write = page.get_by_role("button", name="Write")
+    write.focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=/new bytes/")
+        page.wait_for_selector(".live-buttons button:first-child:enabled")
+        assert page.evaluate("document.activeElement.textContent") == "Write"
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_label("Your question:").fill("Who is Pip?")
+    page.get_by_role("button", name="Ask").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".live-log meter")
+    page.wait_for_selector(".live-form .live-buttons button:first-child:enabled")
+    assert page.evaluate("document.activeElement.textContent") == "Ask"
+    assert page.errors == []
+
+
 def test_a_long_beginning_does_not_stop_the_page(page, server):
     """The theme's icons look through a text again for every element put into it."""
     open_talk(page, server)

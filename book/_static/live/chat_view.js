@@ -2,7 +2,7 @@
 
 import { ask, stop } from "./model.js";
 import { REFUSAL } from "./chat.js";
-import { control, element, status_line } from "./view.js";
+import { control, element, keep_place, status_line } from "./view.js";
 
 /* Builds the conversation in `place`; model() is the one that is chosen now. Returns what to do when
    another one was chosen. */
@@ -28,6 +28,7 @@ export function start_chat(place, model) {
     log.append(element("p", {}, element("b", {}, "USER: "), asked, element("br"),
       element("b", {}, "TILELLI: "), answer, " ", about));
     question.input.value = "";
+    const give_back = keep_place(go, halt);
     go.disabled = true;
     const { gate } = model(), before = history;
     const threshold = is_moved ? Number(least.input.value) : gate?.threshold ?? 0;
@@ -55,8 +56,9 @@ export function start_chat(place, model) {
     } catch (error) {
       status.say(error.message, true);
     }
-    halt.disabled = true;
     go.disabled = false;
+    give_back();
+    halt.disabled = true;
     log.scrollTop = log.scrollHeight;
   }
 

@@ -129,6 +129,16 @@ export function legend(shares, line = false) {
   return parts.flatMap((part) => [part, " "]);
 }
 
+/* A button that is disabled loses the keyboard's place. Call this before a job disables `go`; what
+   it returns gives the place back after the job, unless the reader has gone elsewhere. */
+export function keep_place(go, halt) {
+  const was_here = document.activeElement === go;
+  return () => {
+    const now = document.activeElement;
+    if (now === halt || (was_here && now === document.body)) go.focus({ preventScroll: true });
+  };
+}
+
 /* A line that says what the model does now: progress, speed, or what went wrong. */
 export function status_line() {
   const bar = element("progress", { max: 1, "aria-label": "loading the weights", hidden: "" });

@@ -2,8 +2,8 @@
    chapters and the page "Talk to it here" share it. */
 
 import { stop, write } from "./model.js";
-import { ByteText, COLOURS, element, encode, ground, legend, mean_shares, mixture, percent, status_line,
-  WINDOW } from "./view.js";
+import { ByteText, COLOURS, element, encode, ground, keep_place, legend, mean_shares, mixture, percent,
+  status_line, WINDOW } from "./view.js";
 
 /* Shows of each new byte how probable it was (ground) and what carried it (line). */
 export class Written {
@@ -66,6 +66,7 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
   async function run() {
     const { model, prompt, sampling } = settings();
     const ids = encode(prompt);
+    const give_back = keep_place(go, halt);
     go.disabled = true;
     status.say("");
     listener.textContent = "";
@@ -98,8 +99,9 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
     } catch (error) {
       status.say(error.message, true);
     }
-    halt.disabled = true;
     go.disabled = false;
+    give_back();
+    halt.disabled = true;
   }
 
   go.addEventListener("click", run);
