@@ -700,6 +700,19 @@ def test_bad_weights_give_one_message_and_good_ones_then_work(
     assert "new bytes" in status(page) and page.errors == []
 
 
+def test_a_question_that_could_not_be_answered_can_be_asked_again(page, server):
+    server.instead[f"{MODELS}nano-chat.safetensors"] = None
+    open_chat(page, server)
+    ask_on_page(page, "Who is Pip?")
+    page.wait_for_selector("#panel-Chat .live-error")
+    assert page.get_by_role("log").inner_text().strip() == ""
+    assert page.get_by_label("Your question:").input_value() == "Who is Pip?"
+    server.instead.clear()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".live-log meter")
+    assert page.get_by_role("log").locator("p").count() == 1 and page.errors == []
+
+
 @pytest.mark.parametrize("name", ["book/talk", "notebooks/00_welcome"])
 @pytest.mark.parametrize("data", [None, b"{ no list"], ids=["missing", "damaged"])
 def test_without_its_list_of_models_a_page_says_so(page, server, name, data):

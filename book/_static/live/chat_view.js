@@ -25,8 +25,9 @@ export function start_chat(place, model) {
     event.preventDefault();
     const asked = question.input.value;
     const answer = element("span"), about = element("small");
-    log.append(element("p", {}, element("b", {}, "USER: "), asked, element("br"),
-      element("b", {}, "TILELLI: "), answer, " ", about));
+    const turn = element("p", {}, element("b", {}, "USER: "), asked, element("br"),
+      element("b", {}, "TILELLI: "), answer, " ", about);
+    log.append(turn);
     question.input.value = "";
     const give_back = keep_place(go, halt);
     go.disabled = true;
@@ -55,6 +56,8 @@ export function start_chat(place, model) {
       if (history === before && (reply || answer.textContent)) history = [...before, [asked, answer.textContent]];
     } catch (error) {
       status.say(error.message, true);
+      turn.remove(); // nobody answered: the question can be asked again
+      question.input.value ||= asked;
     }
     go.disabled = false;
     give_back();
