@@ -733,6 +733,34 @@ def test_a_page_opened_as_a_file_says_what_to_do(page, html, name):
     assert page.errors == []
 
 
+def hold_weights(page):
+    """Requests for weights wait; what is returned lets one through, and all later ones."""
+    held = []
+    page.context.route("**/*.safetensors*", lambda route: held.append(route))
+
+    def release():
+        held.pop().continue_()
+        page.context.unroute("**/*.safetensors*")
+
+    return release
+
+
+def test_while_nothing_has_come_yet_a_page_says_what_it_waits_for(page, server):
+    release = hold_weights(page)
+    open_talk(page, server)
+    page.get_by_label("Bytes at most:").fill("50")
+    page.get_by_role("button", name="Write").click()
+    page.wait_for_selector("text=Fetching nano")
+    page.get_by_role("tab", name="Chat").click()
+    ask_on_page(page, "Who is Pip?")
+    page.wait_for_selector("text=Another widget is at work")
+    release()
+    page.wait_for_selector(".live-log meter")
+    assert page.get_by_text("Another widget is at work").count() == 0
+    page.get_by_role("tab", name="Write").click()
+    assert "new bytes" in status(page) and page.errors == []
+
+
 # The widgets of the chapters
 
 

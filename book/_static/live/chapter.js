@@ -117,7 +117,7 @@ function routed_text(place, model) {
   const paper = element("div", { class: "live-paper" }, head, body);
   const run = latest_only(async () => {
     const ids = encode(text.input.value).slice(0, WINDOW);
-    const { p } = await read(model, ids, { progress: (share) => status.progress(model, share) });
+    const { p } = await read(model, ids, heard_by(status, model));
     status.say("");
     const shares = p.slice(0, ids.length).map((blocks) => blocks[block.input.value]);
     const shown = new ByteText(body);
@@ -149,8 +149,7 @@ function sampling_player(place, model) {
   const run = latest_only(async () => {
     if (known !== prompt.input.value) {
       const text = prompt.input.value;
-      const on = { progress: (part) => status.progress(model, part) };
-      ({ logits } = await read(model, encode(text), on));
+      ({ logits } = await read(model, encode(text), heard_by(status, model)));
       known = text;
       status.say("");
     }
@@ -194,6 +193,11 @@ function chat_box(place, model) {
   }
   start_chat(place.box, () => model);
 }
+
+const heard_by = (status, model) => ({
+  wait: () => status.wait(),
+  progress: (share) => status.progress(model, share),
+});
 
 /* Wraps a job that is asked for at each turn of a slider: while it runs, only the last request
    waits. What goes wrong stands in the status line. */

@@ -39,6 +39,7 @@ export function start_chat(place, model) {
     const chosen = model();
     try {
       const { reply } = await ask(chosen, details, {
+        wait: () => status.wait(),
         progress(share) {
           status.progress(chosen, share);
           if (share !== null) return;

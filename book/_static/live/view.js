@@ -157,6 +157,9 @@ export function status_line() {
       words.textContent = "";
       figures.textContent = text;
     },
+    wait() {
+      this.say("Another widget is at work: this one begins when it is done …");
+    },
     /* A share from 0 to 1 of a model's file; null when it is there. */
     progress(model, share) {
       const text = `Fetching ${model.name}, ${megabytes(model)}, once …`;

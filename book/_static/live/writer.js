@@ -81,6 +81,7 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
     written.clear(ids);
     try {
       const end = await write(model, ids, sampling, {
+        wait: () => status.wait(),
         progress(share) {
           status.progress(model, share);
           if (share !== null) return;
