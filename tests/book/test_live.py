@@ -806,6 +806,26 @@ def test_the_routed_text_follows_its_controls(page, server, reference):
     assert page.errors == []
 
 
+def test_the_routed_text_says_when_it_is_empty_or_too_long(page, server):
+    widget = open_chapter(page, server, "07_router", "routed_text")
+    said = widget.locator(".live-status")
+    text = widget.get_by_role("textbox")
+    text.fill("a")
+    page.wait_for_selector(".live[data-live=routed_text] .live-legend")
+    legend = widget.locator(".live-legend").inner_text()
+    text.fill("")
+    page.wait_for_selector("text=There is no text")
+    assert widget.locator(".live-legend").inner_text() == legend  # and not 0%
+    text.fill("é" * 200)
+    page.wait_for_selector("text=The first 256 bytes")
+    assert widget.locator(".live-text").inner_text() == "é" * 128
+    text.fill("Pip")
+    page.wait_for_function(
+        "document.querySelector('.live[data-live=routed_text] .live-text').textContent === 'Pip'"
+    )
+    assert said.inner_text().strip() == "" and page.errors == []
+
+
 def test_the_probabilities_follow_their_sliders(page, server, reference):
     widget = open_chapter(page, server, "13_running", "sampling_player")
     prompt = "Once upon a time there was a "

@@ -116,9 +116,14 @@ function routed_text(place, model) {
   const head = element("p", { class: "live-legend" }), body = element("p", { class: "live-text" });
   const paper = element("div", { class: "live-paper" }, head, body);
   const run = latest_only(async () => {
-    const ids = encode(text.input.value).slice(0, WINDOW);
+    const whole = encode(text.input.value);
+    const ids = whole.slice(0, WINDOW);
+    if (!ids.length) {
+      status.say("There is no text: type one.");
+      return;
+    }
     const { p } = await read(model, ids, heard_by(status, model));
-    status.say("");
+    status.say(whole.length > WINDOW ? `The first ${WINDOW} bytes: the model sees no more at once.` : "");
     const shares = p.slice(0, ids.length).map((blocks) => blocks[block.input.value]);
     const shown = new ByteText(body);
     ids.forEach((byte, t) => {
