@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from live_server import MODELS, LiveServer
 
 import live_models
+import offline
 import pairs
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.chat import template
@@ -851,6 +852,19 @@ def test_a_page_without_a_live_widget_asks_for_no_model(page, server):
         page.goto(f"{server.address}/{name}.html", wait_until="load")
         page.wait_for_load_state("networkidle")
     assert not [asked for asked in server.asked if asked.startswith(MODELS)]
+
+
+def test_the_widget_manager_comes_only_where_it_draws(page, server):
+    manager = "_static/vendor/html-manager/embed-amd.js"
+    if not offline.present():
+        pytest.skip("the widget manager comes from a CDN")
+    for name in ("notebooks/00_welcome", "notebooks/13_running"):
+        page.goto(f"{server.address}/{name}.html", wait_until="networkidle")
+        assert page.locator(".live[data-live]").count() > 0
+    assert manager not in server.asked
+    page.goto(f"{server.address}/notebooks/01_bytes.html", wait_until="load")
+    page.wait_for_selector(".live-still .jupyter-widgets", state="visible")
+    assert server.asked.count(manager) == 1 and page.errors == []
 
 
 # Without a browser
