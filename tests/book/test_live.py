@@ -517,7 +517,7 @@ def test_a_long_text_can_be_stopped_and_begun_again(page, server):
 
 
 def test_the_keyboard_keeps_its_place(page, server):
-    """A button is disabled while its job runs, and the focus is back on it after that."""
+    """A button is disabled while its job runs; after that the focus is on it again."""
     open_talk(page, server)
     page.get_by_label("Bytes at most:").fill("50")
     write = page.get_by_role("button", name="Write")
@@ -550,7 +550,8 @@ def test_a_long_beginning_does_not_stop_the_page(page, server):
     assert text.locator("span").count() < 256 + 50 + 2
     # what the attention kept of the beginning is still framed
     page.get_by_label("Byte:").fill("1")
-    framed = "[...document.querySelectorAll('.live-prompt')].filter(s => s.style.boxShadow).length"
+    framed = """[...document.querySelectorAll('.live-prompt')]
+        .filter((span) => span.style.boxShadow).length"""
     assert page.evaluate(framed) > 0 and page.errors == []
 
 
@@ -735,7 +736,7 @@ def test_a_page_opened_as_a_file_says_what_to_do(page, html, name):
 
 
 def hold_weights(page):
-    """Requests for weights wait; what is returned lets one through, and all later ones."""
+    """Requests for weights wait; what is returned lets one through, and later ones."""
     held = []
     page.context.route("**/*.safetensors*", lambda route: held.append(route))
 
@@ -822,7 +823,8 @@ def test_the_routed_text_says_when_it_is_empty_or_too_long(page, server):
     assert widget.locator(".live-text").inner_text() == "é" * 128
     text.fill("Pip")
     page.wait_for_function(
-        "document.querySelector('.live[data-live=routed_text] .live-text').textContent === 'Pip'"
+        """document.querySelector('.live[data-live=routed_text] .live-text')
+            .textContent === 'Pip'"""
     )
     assert said.inner_text().strip() == "" and page.errors == []
 
