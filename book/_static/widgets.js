@@ -4,6 +4,14 @@ requirejs.config({
   paths: { "@jupyter-widgets/html-manager": `${manager}/index`, "@jupyter-widgets/html-manager/dist": manager },
 });
 
+// The manager has 4 MB: the pages whose widgets are all alive do without it (live/start.js calls this on the others).
+// It draws when the page has been loaded, for which the browser waits for this script too.
+window.fetchWidgetManager = () => {
+  const script = document.createElement("script");
+  script.src = `${manager}/embed-amd.js`;
+  document.head.append(script);
+};
+
 // A slider's handle has no name of its own: give it that of its label, for those who hear the page.
 new MutationObserver(() => {
   for (const handle of document.querySelectorAll('.widget-slider [role="slider"]:not([aria-label])')) {

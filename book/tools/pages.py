@@ -24,11 +24,8 @@ def use_the_copies(app, config) -> None:
     """
     if offline.present():
         config.mathjax_path = "vendor/mathjax/tex-chtml.js"
-        scripts = (
-            "vendor/require.js",
-            "widgets.js",
-            "vendor/html-manager/embed-amd.js",
-        )
+        # widgets.js fetches the manager itself, where it has something to draw
+        scripts = ("vendor/require.js", "widgets.js")
         config.nb_ipywidgets_js = {script: {} for script in scripts}
 
 

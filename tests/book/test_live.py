@@ -7,6 +7,7 @@ import functools
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from live_server import MODELS, LiveServer
 
 import live_models
+import offline
 import pairs
 from tilelli_nb import TilelliLM, load_config
 from tilelli_nb.chat import template
@@ -514,6 +516,45 @@ def test_a_long_text_can_be_stopped_and_begun_again(page, server):
     assert "new bytes" in status(page) and page.errors == []
 
 
+def test_the_keyboard_keeps_its_place(page, server):
+    """A button is disabled while its job runs; after that the focus is on it again."""
+    open_talk(page, server)
+    page.get_by_label("Bytes at most:").fill("50")
+    write = page.get_by_role("button", name="Write")
+    write.focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=/new bytes/")
+        page.wait_for_selector(".live-buttons button:first-child:enabled")
+        assert page.evaluate("document.activeElement.textContent") == "Write"
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_label("Your question:").fill("Who is Pip?")
+    page.get_by_role("button", name="Ask").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".live-log meter")
+    page.wait_for_selector(".live-form .live-buttons button:first-child:enabled")
+    assert page.evaluate("document.activeElement.textContent") == "Ask"
+    assert page.errors == []
+
+
+def test_a_long_beginning_does_not_stop_the_page(page, server):
+    """The theme's icons look through a text again for every element put into it."""
+    open_talk(page, server)
+    press_write(page)  # the weights are here now
+    long = "Zoë saw a fox. " * 800
+    begun = time.monotonic()
+    press_write(page, prompt=long)
+    assert time.monotonic() - begun < 10  # byte by byte it takes longer
+    text = page.locator(".live-text").first
+    assert text.inner_text().startswith(long)
+    assert text.locator("span").count() < 256 + 50 + 2
+    # what the attention kept of the beginning is still framed
+    page.get_by_label("Byte:").fill("1")
+    framed = """[...document.querySelectorAll('.live-prompt')]
+        .filter((span) => span.style.boxShadow).length"""
+    assert page.evaluate(framed) > 0 and page.errors == []
+
+
 def test_the_chat_tab_answers_and_doubts(page, server):
     open_talk(page, server)
     page.get_by_role("tab", name="Write").focus()
@@ -661,6 +702,19 @@ def test_bad_weights_give_one_message_and_good_ones_then_work(
     assert "new bytes" in status(page) and page.errors == []
 
 
+def test_a_question_that_could_not_be_answered_can_be_asked_again(page, server):
+    server.instead[f"{MODELS}nano-chat.safetensors"] = None
+    open_chat(page, server)
+    ask_on_page(page, "Who is Pip?")
+    page.wait_for_selector("#panel-Chat .live-error")
+    assert page.get_by_role("log").inner_text().strip() == ""
+    assert page.get_by_label("Your question:").input_value() == "Who is Pip?"
+    server.instead.clear()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".live-log meter")
+    assert page.get_by_role("log").locator("p").count() == 1 and page.errors == []
+
+
 @pytest.mark.parametrize("name", ["book/talk", "notebooks/00_welcome"])
 @pytest.mark.parametrize("data", [None, b"{ no list"], ids=["missing", "damaged"])
 def test_without_its_list_of_models_a_page_says_so(page, server, name, data):
@@ -679,6 +733,34 @@ def test_a_page_opened_as_a_file_says_what_to_do(page, html, name):
     assert page.locator(".live-note", has_text="make serve").count() == 1
     assert page.get_by_role("button", name=re.compile("Write|Continue")).count() == 0
     assert page.errors == []
+
+
+def hold_weights(page):
+    """Requests for weights wait; what is returned lets one through, and later ones."""
+    held = []
+    page.context.route("**/*.safetensors*", lambda route: held.append(route))
+
+    def release():
+        held.pop().continue_()
+        page.context.unroute("**/*.safetensors*")
+
+    return release
+
+
+def test_while_nothing_has_come_yet_a_page_says_what_it_waits_for(page, server):
+    release = hold_weights(page)
+    open_talk(page, server)
+    page.get_by_label("Bytes at most:").fill("50")
+    page.get_by_role("button", name="Write").click()
+    page.wait_for_selector("text=Fetching nano")
+    page.get_by_role("tab", name="Chat").click()
+    ask_on_page(page, "Who is Pip?")
+    page.wait_for_selector("text=Another widget is at work")
+    release()
+    page.wait_for_selector(".live-log meter")
+    assert page.get_by_text("Another widget is at work").count() == 0
+    page.get_by_role("tab", name="Write").click()
+    assert "new bytes" in status(page) and page.errors == []
 
 
 # The widgets of the chapters
@@ -726,6 +808,27 @@ def test_the_routed_text_follows_its_controls(page, server, reference):
     assert page.errors == []
 
 
+def test_the_routed_text_says_when_it_is_empty_or_too_long(page, server):
+    widget = open_chapter(page, server, "07_router", "routed_text")
+    said = widget.locator(".live-status")
+    text = widget.get_by_role("textbox")
+    text.fill("a")
+    page.wait_for_selector(".live[data-live=routed_text] .live-legend")
+    legend = widget.locator(".live-legend").inner_text()
+    text.fill("")
+    page.wait_for_selector("text=There is no text")
+    assert widget.locator(".live-legend").inner_text() == legend  # and not 0%
+    text.fill("é" * 200)
+    page.wait_for_selector("text=The first 256 bytes")
+    assert widget.locator(".live-text").inner_text() == "é" * 128
+    text.fill("Pip")
+    page.wait_for_function(
+        """document.querySelector('.live[data-live=routed_text] .live-text')
+            .textContent === 'Pip'"""
+    )
+    assert said.inner_text().strip() == "" and page.errors == []
+
+
 def test_the_probabilities_follow_their_sliders(page, server, reference):
     widget = open_chapter(page, server, "13_running", "sampling_player")
     prompt = "Once upon a time there was a "
@@ -751,6 +854,19 @@ def test_a_page_without_a_live_widget_asks_for_no_model(page, server):
         page.goto(f"{server.address}/{name}.html", wait_until="load")
         page.wait_for_load_state("networkidle")
     assert not [asked for asked in server.asked if asked.startswith(MODELS)]
+
+
+def test_the_widget_manager_comes_only_where_it_draws(page, server):
+    manager = "_static/vendor/html-manager/embed-amd.js"
+    if not offline.present():
+        pytest.skip("the widget manager comes from a CDN")
+    for name in ("notebooks/00_welcome", "notebooks/13_running"):
+        page.goto(f"{server.address}/{name}.html", wait_until="networkidle")
+        assert page.locator(".live[data-live]").count() > 0
+    assert manager not in server.asked
+    page.goto(f"{server.address}/notebooks/01_bytes.html", wait_until="load")
+    page.wait_for_selector(".live-still .jupyter-widgets", state="visible")
+    assert server.asked.count(manager) == 1 and page.errors == []
 
 
 # Without a browser

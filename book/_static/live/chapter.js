@@ -6,7 +6,7 @@ import { probabilities } from "./engine.js";
 import { model_list, read } from "./model.js";
 import { start_chat } from "./chat_view.js";
 import { byte_name, ByteText, chance_of, COLOURS, control, element, encode, GREY, legend, megabytes, mixture,
-  percent, RED, status_line } from "./view.js";
+  percent, RED, status_line, WINDOW } from "./view.js";
 import { writer, Written } from "./writer.js";
 
 const MODEL = "nano"; // the one that the chapters use
@@ -116,9 +116,14 @@ function routed_text(place, model) {
   const head = element("p", { class: "live-legend" }), body = element("p", { class: "live-text" });
   const paper = element("div", { class: "live-paper" }, head, body);
   const run = latest_only(async () => {
-    const ids = encode(text.input.value).slice(0, 256); // one window
-    const { p } = await read(model, ids, { progress: (share) => status.progress(model, share) });
-    status.say("");
+    const whole = encode(text.input.value);
+    const ids = whole.slice(0, WINDOW);
+    if (!ids.length) {
+      status.say("There is no text: type one.");
+      return;
+    }
+    const { p } = await read(model, ids, heard_by(status, model));
+    status.say(whole.length > WINDOW ? `The first ${WINDOW} bytes: the model sees no more at once.` : "");
     const shares = p.slice(0, ids.length).map((blocks) => blocks[block.input.value]);
     const shown = new ByteText(body);
     ids.forEach((byte, t) => {
@@ -126,6 +131,7 @@ function routed_text(place, model) {
       if (span) span.style.background = mixture(shares[t], COLOURS);
     });
     const means = [0, 1, 2].map((i) => shares.reduce((sum, p) => sum + p[i] / shares.length, 0));
+    shown.show();
     head.replaceChildren(element("b", {}, `Block ${Number(block.input.value) + 1}`), ", on average: ",
       ...legend(means));
     if (place.still[0] !== paper) replace_still(place, paper);
@@ -148,8 +154,7 @@ function sampling_player(place, model) {
   const run = latest_only(async () => {
     if (known !== prompt.input.value) {
       const text = prompt.input.value;
-      const on = { progress: (part) => status.progress(model, part) };
-      ({ logits } = await read(model, encode(text), on));
+      ({ logits } = await read(model, encode(text), heard_by(status, model)));
       known = text;
       status.say("");
     }
@@ -193,6 +198,11 @@ function chat_box(place, model) {
   }
   start_chat(place.box, () => model);
 }
+
+const heard_by = (status, model) => ({
+  wait: () => status.wait(),
+  progress: (share) => status.progress(model, share),
+});
 
 /* Wraps a job that is asked for at each turn of a slider: while it runs, only the last request
    waits. What goes wrong stands in the status line. */

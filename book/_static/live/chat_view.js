@@ -2,7 +2,7 @@
 
 import { ask, stop } from "./model.js";
 import { REFUSAL } from "./chat.js";
-import { control, element, status_line } from "./view.js";
+import { control, element, keep_place, status_line } from "./view.js";
 
 /* Builds the conversation in `place`; model() is the one that is chosen now. Returns what to do when
    another one was chosen. */
@@ -25,9 +25,11 @@ export function start_chat(place, model) {
     event.preventDefault();
     const asked = question.input.value;
     const answer = element("span"), about = element("small");
-    log.append(element("p", {}, element("b", {}, "USER: "), asked, element("br"),
-      element("b", {}, "TILELLI: "), answer, " ", about));
+    const turn = element("p", {}, element("b", {}, "USER: "), asked, element("br"),
+      element("b", {}, "TILELLI: "), answer, " ", about);
+    log.append(turn);
     question.input.value = "";
+    const give_back = keep_place(go, halt);
     go.disabled = true;
     const { gate } = model(), before = history;
     const threshold = is_moved ? Number(least.input.value) : gate?.threshold ?? 0;
@@ -37,6 +39,7 @@ export function start_chat(place, model) {
     const chosen = model();
     try {
       const { reply } = await ask(chosen, details, {
+        wait: () => status.wait(),
         progress(share) {
           status.progress(chosen, share);
           if (share !== null) return;
@@ -54,9 +57,12 @@ export function start_chat(place, model) {
       if (history === before && (reply || answer.textContent)) history = [...before, [asked, answer.textContent]];
     } catch (error) {
       status.say(error.message, true);
+      turn.remove(); // nobody answered: the question can be asked again
+      question.input.value ||= asked;
     }
-    halt.disabled = true;
     go.disabled = false;
+    give_back();
+    halt.disabled = true;
     log.scrollTop = log.scrollHeight;
   }
 

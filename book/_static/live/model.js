@@ -29,8 +29,8 @@ function start_worker() {
   };
   worker.onerror = () => { // its file is missing or does not run here
     for (const { reject } of waiting.values()) {
-      reject(new Error("The engine could not be started. Reload the page; it needs a browser "
-        + "of 2023 or later."));
+      reject(new Error("The engine could not be started. Check the connection and reload the "
+        + "page; it needs a browser of 2023 or later."));
     }
     waiting.clear();
     worker = null;
@@ -55,15 +55,19 @@ function after_the_others(job) {
   return mine;
 }
 
-/* Loads `model` if it is not there, then does the task. `on.progress` hears shares from 0 to 1,
-   `on.part` what comes in parts. */
+let running = 0; // jobs that are not over
+
+/* Loads `model` if it is not there, then does the task. `on.wait` hears that others come first,
+   `on.progress` shares from 0 to 1, `on.part` what comes in parts. */
 function with_model(model, task, details, on = {}) {
+  if (running > 0) on.wait?.();
+  running += 1;
   return after_the_others(async () => {
     const where = { model, models: MODELS.href };
     await request("load", where, ({ progress }) => on.progress?.(progress));
     on.progress?.(null);
     return request(task, details, (part) => on.part?.(part));
-  });
+  }).finally(() => { running -= 1; });
 }
 
 export const write = (model, ids, sampling, on) => with_model(model, "write", { ids, sampling }, on);

@@ -46,6 +46,7 @@
         keep_still(place);
       }
     }
+    if (document.querySelector(".live-still")) window.fetchWidgetManager?.(); // from a CDN it is there already
     if (talk && is_file) talk.replaceChildren(note(serve));
     if (is_file) return;
     if (talk) import(new URL("talk.js", here)).then((module) => module.start(talk))

@@ -74,7 +74,11 @@ export function mean_shares(p) {
 
 export const encode = (text) => [...new TextEncoder().encode(text)];
 
-/* The bytes of a text with one element for each character, which comes with its last byte. */
+export const WINDOW = 256; // bytes that a model of the book sees
+
+/* The bytes of a text with one element for each character, which comes with its last byte.
+   show() puts what was added into the page, all at once: the theme's icons look through the whole
+   text whenever something is put into it. */
 export class ByteText {
   constructor(place) {
     this.place = place;
@@ -83,6 +87,7 @@ export class ByteText {
 
   clear() {
     this.place.replaceChildren();
+    this.fresh = document.createDocumentFragment();
     this.decoder = new TextDecoder();
     this.bytes = [];
     this.spans = []; // of each byte, the element of its character
@@ -95,12 +100,23 @@ export class ByteText {
     if (piece === "") return null;
     const span = element("span", {}, piece);
     while (this.spans.length < this.bytes.length) this.spans.push(span);
-    this.place.append(span);
+    this.fresh.append(span);
     return span;
   }
 
-  text() {
-    return this.place.textContent;
+  /* Adds bytes that nobody will ask about, in one element, which it returns. */
+  add_together(bytes) {
+    const span = element("span", {}, this.decoder.decode(new Uint8Array(bytes), { stream: true }));
+    for (const byte of bytes) {
+      this.bytes.push(byte);
+      this.spans.push(span);
+    }
+    this.fresh.append(span);
+    return span;
+  }
+
+  show() {
+    this.place.append(this.fresh);
   }
 }
 
@@ -111,6 +127,16 @@ export function legend(shares, line = false) {
     style: line ? `border-bottom: 4px solid ${COLOURS[i]}` : `background: ${COLOURS[i]}`,
   }, `${name} ${percent(shares[i])}`));
   return parts.flatMap((part) => [part, " "]);
+}
+
+/* A button that is disabled loses the keyboard's place. Call this before a job disables `go`; what
+   it returns gives the place back after the job, unless the reader has gone elsewhere. */
+export function keep_place(go, halt) {
+  const was_here = document.activeElement === go;
+  return () => {
+    const now = document.activeElement;
+    if (now === halt || (was_here && now === document.body)) go.focus({ preventScroll: true });
+  };
 }
 
 /* A line that says what the model does now: progress, speed, or what went wrong. */
@@ -130,6 +156,9 @@ export function status_line() {
     count(text) {
       words.textContent = "";
       figures.textContent = text;
+    },
+    wait() {
+      this.say("Another widget is at work: this one begins when it is done …");
     },
     /* A share from 0 to 1 of a model's file; null when it is there. */
     progress(model, share) {

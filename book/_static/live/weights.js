@@ -12,6 +12,7 @@ export async function fetch_model(model, models, progress) {
   for (const cache of ["force-cache", "reload"]) { // where the cache holds something bad: once more
     problem = `The weights of ${model.name} could not be fetched (${model.file}). Check the connection `
       + "and try again; a site of your own, build again with `make book`.";
+    progress(0); // a slow connection takes a while to the first byte
     const data = await fetch_bytes(url, model, cache, progress);
     if (data && sha256(data) === model.sha256) return data.buffer;
     if (data) {

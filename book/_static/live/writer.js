@@ -2,8 +2,8 @@
    chapters and the page "Talk to it here" share it. */
 
 import { stop, write } from "./model.js";
-import { ByteText, COLOURS, element, encode, ground, legend, mean_shares, mixture, percent,
-  status_line } from "./view.js";
+import { ByteText, COLOURS, element, encode, ground, keep_place, legend, mean_shares, mixture, percent,
+  status_line, WINDOW } from "./view.js";
 
 /* Shows of each new byte how probable it was (ground) and what carried it (line). */
 export class Written {
@@ -20,7 +20,10 @@ export class Written {
     this.prompt_length = prompt.length;
     this.records = [];
     this.totals = [0, 0, 0];
-    for (const byte of prompt) this.text.add(byte)?.classList.add("live-prompt");
+    const unseen = Math.max(prompt.length - WINDOW, 0); // bytes that the model does not read
+    if (unseen) this.text.add_together(prompt.slice(0, unseen)).classList.add("live-prompt");
+    for (const byte of prompt.slice(unseen)) this.text.add(byte)?.classList.add("live-prompt");
+    this.text.show();
     this.show_legend();
   }
 
@@ -63,6 +66,7 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
   async function run() {
     const { model, prompt, sampling } = settings();
     const ids = encode(prompt);
+    const give_back = keep_place(go, halt);
     go.disabled = true;
     status.say("");
     listener.textContent = "";
@@ -71,11 +75,13 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
         written.add(record);
         seen(record);
       }
+      written.text.show();
       status.count(speed(written.records.length, seconds));
     };
     written.clear(ids);
     try {
       const end = await write(model, ids, sampling, {
+        wait: () => status.wait(),
         progress(share) {
           status.progress(model, share);
           if (share !== null) return;
@@ -94,8 +100,9 @@ export function writer(written, settings, { seen = () => {}, finished = () => {}
     } catch (error) {
       status.say(error.message, true);
     }
-    halt.disabled = true;
     go.disabled = false;
+    give_back();
+    halt.disabled = true;
   }
 
   go.addEventListener("click", run);
