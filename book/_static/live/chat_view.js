@@ -27,6 +27,7 @@ export function start_chat(place, model) {
     const answer = element("span"), about = element("small");
     const turn = element("p", {}, element("b", {}, "USER: "), asked, element("br"),
       element("b", {}, "TILELLI: "), answer, " ", about);
+    turn.setAttribute("aria-busy", "true"); // a screen reader waits for the whole answer
     log.append(turn);
     question.input.value = "";
     const give_back = keep_place(go, halt);
@@ -60,6 +61,7 @@ export function start_chat(place, model) {
       turn.remove(); // nobody answered: the question can be asked again
       question.input.value ||= asked;
     }
+    turn.setAttribute("aria-busy", "false");
     go.disabled = false;
     give_back();
     halt.disabled = true;

@@ -81,14 +81,17 @@ function write_panel(models) {
 
   const written = new Written();
   const why = why_panel(written);
-  const settings = () => ({
-    model: model.chosen(),
-    prompt: prompt.input.value,
-    sampling: {
-      temperature: Number(heat.input.value), top_k: Number(top_k.input.value), top_p: Number(top_p.input.value),
-      max_new: Number(length.input.value), seed: seed_of(seed.input.value),
-    },
-  });
+  const settings = () => {
+    seed.input.value = seed_of(seed.input.value); // the one that is used stands in its field
+    return {
+      model: model.chosen(),
+      prompt: prompt.input.value,
+      sampling: {
+        temperature: Number(heat.input.value), top_k: Number(top_k.input.value), top_p: Number(top_p.input.value),
+        max_new: Number(length.input.value), seed: Number(seed.input.value),
+      },
+    };
+  };
   const { buttons, status, listener, go } = writer(written, settings, {
     name: "Write", seen: why.follow, finished: why.settle });
   go.addEventListener("click", why.clear);
