@@ -18,8 +18,8 @@ from widths import width_problems
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 MAX_BYTES = 500_000
 MIN_ALT = 20
-# a page that can be read at one sitting: three thousand words, and a little more
-MAX_WORDS, MAX_CELLS = 3_300, 48
+# a page that can be read at one sitting
+MAX_WORDS, MAX_CELLS = 3_000, 48
 FOLDED = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 
 # Folders that exist on one machine only. The look-behind lets URLs and relative paths

@@ -203,10 +203,10 @@ def test_a_cell_that_was_not_run_or_that_failed_is_found(book):
 
 
 def test_a_page_that_is_too_long_is_found(book):
-    words = [new_markdown_cell("one two three " * 550)] * 2
+    words = [new_markdown_cell("one two three " * 500)] * 2
     assert checks.length_problems(book(*words)) == []
     (said,) = checks.length_problems(book(*words, new_markdown_cell("more")))
-    assert "3,301 words and 0 code cells" in said and "01_sample_deeper.md" in said
+    assert "3,001 words and 0 code cells" in said and "01_sample_deeper.md" in said
     cells = [new_code_cell("1")] * 48
     assert checks.length_problems(book(*cells)) == []
     assert "49 code cells" in checks.length_problems(book(*cells, cells[0]))[0]
