@@ -455,7 +455,7 @@ def test_a_yes_or_no_below_the_coin():
 def test_what_a_gate_buys():
     says(
         "11_chat",
-        "for one point of right answers to facts, four wrong ones in ten are caught",
+        "for 1.2 points of right answers to facts, four wrong ones in ten are caught",
         "two right answers in a hundred are lost",
         "Behind its gate it loses none of the facts, and refuses 79% of the names",
     )
@@ -464,7 +464,7 @@ def test_what_a_gate_buys():
     behind = nano["gate"]["margin"]["gates"][0]["through"]
     facts = behind["phrasings"]
     lost = alone["right"]["value"] - facts["right"]["value"]
-    assert lost == pytest.approx(0.01, abs=0.005)
+    assert lost == pytest.approx(0.012, abs=0.0005)
     assert lost / alone["right"]["value"] == pytest.approx(0.02, abs=0.005)
     wrong, still_wrong = (
         1 - row["right"]["value"] - row["refused"]["value"] for row in (alone, facts)
@@ -473,9 +473,9 @@ def test_what_a_gate_buys():
     # the goals of the chapter: 80% of the names, at most 15% of the facts
     assert behind["entities"]["refused"]["value"] > 0.8
     assert facts["refused"]["value"] > 0.15
-    # "nearly all of those would have been answered wrongly"
+    # "of those that the gate adds nine in ten would have been answered wrongly"
     more = facts["refused"]["value"] - alone["refused"]["value"]
-    assert lost < more / 5
+    assert lost / more == pytest.approx(0.1, abs=0.01)
     lite = results("lite-10m-chat-judged")
     gated = lite["gate"]["margin"]["gates"][0]["through"]
     before = lite["held_out"]["phrasings"]["all"]["right"]["value"]
