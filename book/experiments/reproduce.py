@@ -211,7 +211,7 @@ def evaluate(folder: Path, questions: int) -> dict[str, Any]:
     }
     try:
         gate = calibrate(judge(lm, pairs.calibration[: 2 * questions]), "margin")
-    except EvaluationError:  # so early that nothing is right yet, or nothing wrong
+    except EvaluationError:  # so early that nothing is right yet
         found["gate"] = None
     else:
         write_gate(folder, gate)

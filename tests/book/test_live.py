@@ -573,6 +573,7 @@ def test_the_chat_tab_answers_and_doubts(page, server):
     log = page.get_by_role("log")
     assert "USER: Who is Pip?" in log.inner_text()
     page.wait_for_selector(".live-form .live-buttons button:first-child:enabled")
+    assert log.locator("p").get_attribute("aria-busy") == "false"
     before = log.inner_text().count("I don't know.")
     page.get_by_label("“I don't know” below:").fill("1")
     page.get_by_label("Your question:").fill("What is a fox?")
