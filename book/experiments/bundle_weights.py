@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from model_card import write_card
-from tilelli_nb import ByteTokenizer, TilelliLM, load_record
+from model_card import started_from, write_card
+from tilelli_nb import ByteTokenizer, TilelliLM, load_record, pretrained
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.files import write_atomic
 from tilelli_nb.storage.records import dumps
@@ -73,9 +73,25 @@ def save_weights(lm: TilelliLM, folder: Path, packed: bool, **about: Any) -> Non
         lm.save_pretrained(folder, dtype=torch.bfloat16, **about)
 
 
-def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
-    """Copies the record of a run under book/runs, its metrics thinned, with `more` in
-    its results.
+def under_its_own_name(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """The record of a run that goes on with tilelli/NAME and is to become that model:
+    from now on the name means other weights, so the notes name the run they were from.
+    """
+    if started_from(record) != f"tilelli/{name}":
+        return record
+    before = pretrained.load_model(f"tilelli/{name}")[1]["run"]
+    begun = "Started from the weights of "
+    notes = record["notes"].replace(
+        f"{begun}tilelli/{name}.", f"{begun}runs/{before}."
+    )
+    return record | {"notes": notes}
+
+
+def keep_record(
+    run: Path, record: dict[str, Any], kept: Path, more: dict[str, Any]
+) -> None:
+    """Copies what a run has left under book/runs, its metrics thinned, with `more` in
+    its results and with this record.
     """
     kept.mkdir(parents=True, exist_ok=True)
     if (run / "samples.jsonl").is_file():
@@ -92,7 +108,7 @@ def keep_record(run: Path, kept: Path, more: dict[str, Any]) -> None:
             lines.append(line)
     (kept / "metrics.jsonl").write_bytes(b"".join(lines))
     write_atomic(kept / "results.json", dumps(results | more))
-    shutil.copy(run / "run.json", kept / "run.json")  # last: now it is whole
+    write_atomic(kept / "run.json", dumps(record))  # last: now it is whole
 
 
 def parse() -> argparse.Namespace:
@@ -123,7 +139,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    record, folder = load_record(args.run), ROOT / "tilelli_nb" / "weights" / args.name
+    record = under_its_own_name(load_record(args.run), args.name)
+    folder = ROOT / "tilelli_nb" / "weights" / args.name
     shards = prepare_corpus(args.corpus)
     if shards.describe()["sha256"] != record["data"]["sha256"]:
         raise SystemExit(f"{args.corpus} is not the corpus of {args.run.name}")
@@ -156,7 +173,8 @@ def main() -> None:
         "why": args.why,
         "about": args.about,
     }
-    keep_record(args.run, ROOT / "book" / "runs" / record["name"], {"bundled": found})
+    kept = ROOT / "book" / "runs" / record["name"]
+    keep_record(args.run, record, kept, {"bundled": found})
     write_card(args.name)
     print(f"tilelli/{args.name}: {bits:.4f} bits per byte, {found['megabytes']:.2f} MB")
 

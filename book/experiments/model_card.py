@@ -55,7 +55,7 @@ compressors, which have the whole of each text at once.
 | text | bytes read | this model | bytes | bzip2 -9 | xz -9e |
 |---|---:|---:|---:|---:|---:|
 {measured}
-
+{learning}
 ## What it writes
 
 Prompt in bold; none was picked, seeds and temperatures are as they come. All of them
@@ -183,6 +183,30 @@ def row(name: str, found: dict[str, float]) -> str:
     )
 
 
+def while_learning(record: dict) -> str:
+    """What the model needs for a text when it learns while it reads it, as the
+    compressors do, where that was measured: learn_while_reading.py.
+    """
+    found = [
+        run
+        for run in sorted(runs_folder().glob("*-learning"))
+        if json.loads((run / "results.json").read_text())["model"] == record["name"]
+    ]
+    if not found:
+        return ""
+    texts = json.loads((found[0] / "results.json").read_text())["texts"]
+    bits = "; ".join(
+        f"{text['text']}, {text['bytes']:,} bytes: **{text['bits_per_byte']:.4f}**"
+        for text in texts
+    )
+    sentence = (
+        "A compressor learns a text while it reads it. If the model may do so, too, and "
+        "takes a step of training on every piece once it is scored "
+        f"(`book/runs/{found[0].name}/`), it needs these bits per byte: {bits}."
+    )
+    return f"\n{textwrap.fill(sentence, 88)}\n"
+
+
 def quote(sample: dict[str, Any]) -> str:
     """A sample in Markdown."""
     new = sample["text"][len(sample["prompt"]) :]
@@ -289,6 +313,7 @@ def card(name: str, record: dict) -> str:
         commands="\n".join(lines),
         missing=missing,
         measured="\n".join(row(text, found) for text, found in texts.items()),
+        learning=while_learning(record),
         samples="\n\n".join(map(quote, shown(bundled["samples"]))),
         about=textwrap.fill(about, 88),
     )
