@@ -8,7 +8,9 @@ import pytest
 
 import fast_recipe
 import judge_chat
+import lab
 import reproduce
+import scaling_runs
 from tilelli_nb.data.corpus import prepare_corpus
 from tilelli_nb.errors import TilelliError
 from tilelli_nb.storage import records
@@ -66,3 +68,23 @@ def test_a_judge_looks_names_up_before_it_asks(monkeypatch, tmp_path, wrong):
 def test_no_questions_are_refused_before_the_training():
     with pytest.raises(SystemExit):
         reproduce.arguments(["--questions", "0"])
+
+
+def test_a_point_of_the_scaling_curve_that_was_stopped_is_not_kept(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scaling_runs, "prepare_corpus", lambda name: None)
+    monkeypatch.setattr(scaling_runs, "TilelliLM", lambda config: None)
+    monkeypatch.setattr(scaling_runs, "train", lambda *a, **b: {"finished": None})
+    monkeypatch.setattr(sys, "argv", ["scaling_runs.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="scaling-d032: stopped, and not kept"):
+        scaling_runs.main()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "two"])
+def test_a_lab_without_workers_is_refused(workers, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lab.py", "any.yaml", "--workers", workers])
+    with pytest.raises(SystemExit):
+        lab.main()
+    assert "--workers" in capsys.readouterr().err
