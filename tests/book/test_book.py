@@ -45,6 +45,19 @@ def test_every_page_is_in_the_table_of_contents_and_every_entry_exists():
     assert checks.book_problems() == []
 
 
+def test_the_ways_through_the_book_take_the_hours_that_are_said():
+    minutes = {
+        path.stem: checks.reading_minutes(pairs.read_notebook(path))
+        for path in CHAPTERS
+    }
+    text = (pairs.ROOT / "book" / "00_welcome.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| (\[\d.+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for chapters, hours in rows:
+        names = re.findall(r"\((\w+)\.ipynb\)", chapters)
+        assert abs(sum(minutes[name] for name in names) / 60 - float(hours)) <= 0.25
+
+
 @pytest.mark.parametrize("page", ["README.md", "book/references.md"])
 def test_plain_pages_describe_their_pictures(page):
     assert (
