@@ -455,8 +455,9 @@ def test_a_yes_or_no_below_the_coin():
 def test_what_a_gate_buys():
     says(
         "11_chat",
-        "for 1.2 points of right answers to facts, four wrong ones in ten are caught",
-        "two right answers in a hundred are lost",
+        "Behind the first gate 61% of the facts are right instead of 63%, and 16% wrong",
+        "instead of 27%; unseen names are refused as often as our goal asks",
+        "More facts are refused than we allow, 22%",
         "Behind its gate it loses none of the facts, and refuses 79% of the names",
     )
     nano = results("nano-chat-judged")
@@ -464,12 +465,12 @@ def test_what_a_gate_buys():
     behind = nano["gate"]["margin"]["gates"][0]["through"]
     facts = behind["phrasings"]
     lost = alone["right"]["value"] - facts["right"]["value"]
-    assert lost == pytest.approx(0.012, abs=0.0005)
-    assert lost / alone["right"]["value"] == pytest.approx(0.02, abs=0.005)
     wrong, still_wrong = (
         1 - row["right"]["value"] - row["refused"]["value"] for row in (alone, facts)
     )
-    assert (wrong - still_wrong) / wrong == pytest.approx(0.4, abs=0.05)
+    assert to_cents(alone["right"]["value"], facts["right"]["value"]) == [0.63, 0.61]
+    assert to_cents(wrong, still_wrong) == [0.27, 0.16]
+    assert to_cents(facts["refused"]["value"]) == [0.22]
     # the goals of the chapter: 80% of the names, at most 15% of the facts
     assert behind["entities"]["refused"]["value"] > 0.8
     assert facts["refused"]["value"] > 0.15
