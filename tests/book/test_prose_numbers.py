@@ -319,7 +319,7 @@ def test_what_makes_the_fast_recipe_fast():
         "*costs* 0.07",
         "Of eight other changes nothing shows",
         "The one that *surely helped* has p 0.03 among twelve",
-        "half of the bytes and 54% of the time; with the small batch 37% and 47%",
+        "`fast` need half of the bytes and 54% of the time, `batch-4` 37% and 47%",
         "Muon is ahead there too, by 0.20 bits",
     )
     says(
