@@ -81,9 +81,7 @@ def under_its_own_name(record: dict[str, Any], name: str) -> dict[str, Any]:
         return record
     before = pretrained.load_model(f"tilelli/{name}")[1]["run"]
     begun = "Started from the weights of "
-    notes = record["notes"].replace(
-        f"{begun}tilelli/{name}.", f"{begun}runs/{before}."
-    )
+    notes = record["notes"].replace(f"{begun}tilelli/{name}.", f"{begun}runs/{before}.")
     return record | {"notes": notes}
 
 
