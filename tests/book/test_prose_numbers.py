@@ -50,6 +50,40 @@ def replies():
     return [json.loads(line) for line in lines]
 
 
+# chapter 10
+
+
+def test_what_a_third_run_brought():
+    says("10_renting_deeper", "It ended at 1.706, no lower")
+    third = load_record("lite-10m-open-text-third")
+    assert round(third["val_bpb"], 3) == 1.706
+    assert third["val_bpb"] > load_record("lite-10m-open-text-on")["val_bpb"]
+    assert third["bytes_seen"] == pytest.approx(20e6, rel=0.02)
+
+
+def test_what_a_model_needs_that_learns_while_it_reads():
+    says(
+        "10_renting_deeper",
+        "We see it beat both compressors on the stories",
+        "within the first tenth and comes down to 2.44, near xz and not below it",
+    )
+    wikipedia, stories = results("lite-10m-learning")["texts"]
+    for text in (wikipedia, stories):
+        assert sum(text["bits"]) / text["bytes"] == pytest.approx(
+            text["bits_per_byte"], abs=1e-3
+        )
+    last = stories["compressors"][-1]
+    assert stories["bits_per_byte"] < min(last["bzip2"], last["xz"])
+    last = wikipedia["compressors"][-1]
+    assert last["xz"] < wikipedia["bits_per_byte"] < last["xz"] + 0.15
+    assert to_cents(wikipedia["bits_per_byte"]) == [2.44]
+    pieces = [bits / wikipedia["piece_bytes"] for bits in wikipedia["bits"]]
+    tenth = len(pieces) // 10
+    after = sum(pieces[tenth:]) / len(pieces[tenth:])
+    # nothing comes down further behind the first tenth
+    assert sum(pieces[: tenth // 2]) / (tenth // 2) > after + 0.3
+
+
 # chapter 12
 
 
