@@ -12,10 +12,10 @@ program that decodes could make the same steps. (The method is as old as online
 learning; for language models: Krause et al. 2018, arXiv:1709.07432, who call it dynamic
 evaluation.)
 
-The optimizer and its rates are those of --config, and they stay: nothing is tuned on
-the text. A packed model first gets new latent weights. Of each text its first MiB is
-read. Both compressors of the table get the beginnings of the text, one after the other
-longer, so that their curves can stand beside the model's.
+The optimizer and its rates are those of --config, and they stay. A packed model first
+gets new latent weights. Of each text its first MiB is read. Both compressors of the
+table get the beginnings of the text, one after the other longer, so that their curves
+can stand beside the model's.
 """
 
 import argparse
