@@ -28,13 +28,15 @@ def test_another_model_keeps_the_name_that_it_started_from():
     assert under_its_own_name(record, "nano-chat") == record
     scratch = record | {"notes": ""}
     assert under_its_own_name(scratch, "nano") == scratch
+    # a model of this name is not there yet
+    assert under_its_own_name(record, "a-new-one") == record
 
 
 def test_the_record_is_kept_with_what_was_measured(tmp_path):
     run, kept = tmp_path / "run", tmp_path / "kept"
     run.mkdir()
-    lines = [{"step": step, "loss": 1.0} for step in (1, 2, 50, 75)]
-    lines[3]["val_bpb"] = 2.0
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2, 25, 50, 75)]
+    lines[4]["val_bpb"] = 2.0
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text)
     (run / "results.json").write_text('{"processes": 2}')
