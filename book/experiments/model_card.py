@@ -187,14 +187,11 @@ def while_learning(record: dict) -> str:
     """What the model needs for a text when it learns while it reads it, as the
     compressors do, where that was measured: learn_while_reading.py.
     """
-    found = [
-        run
-        for run in sorted(runs_folder().glob("*-learning"))
-        if json.loads((run / "results.json").read_text())["model"] == record["name"]
-    ]
+    records = [load_record(path) for path in sorted(runs_folder().glob("*-learning"))]
+    found = [run for run in records if results_of(run)["model"] == record["name"]]
     if not found:
         return ""
-    texts = json.loads((found[0] / "results.json").read_text())["texts"]
+    texts = results_of(found[0])["texts"]
     bits = "; ".join(
         f"{text['text']}, {text['bytes']:,} bytes: **{text['bits_per_byte']:.4f}**"
         for text in texts
@@ -202,7 +199,7 @@ def while_learning(record: dict) -> str:
     sentence = (
         "A compressor learns a text while it reads it. If the model may do so, too, and "
         "takes a step of training on every piece once it is scored "
-        f"(`book/runs/{found[0].name}/`), it needs these bits per byte: {bits}."
+        f"(`book/runs/{found[0]['name']}/`), it needs these bits per byte: {bits}."
     )
     return f"\n{textwrap.fill(sentence, 88)}\n"
 
